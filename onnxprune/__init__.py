@@ -1,0 +1,3 @@
+"""onnxprune: prune any trained network as an ONNX file."""
+
+__version__ = "0.1.0"
