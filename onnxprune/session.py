@@ -26,9 +26,7 @@ _PROTOBUF_LIMIT = 2**31 - 1  # bytes a serialized ModelProto may have
 _BATCH_NAMES = frozenset({"n", "b", "bs", "batch", "batchsize"})
 _PIXELS = 224  # side of an image whose size is free: every common backbone accepts it
 _STEPS = 32  # length of any other free axis
-_INPUT_BYTES_LIMIT = (
-    2**34
-)  # a declared input beyond 16 GiB is a mistake in the file, not something to allocate
+_INPUT_BYTES_LIMIT = 2**34  # a declared input beyond 16 GiB is a mistake in the file
 
 
 def open_session(
@@ -97,7 +95,7 @@ def random_inputs(
 
 @dataclass(frozen=True)
 class Input:
-    """A declared graph input; an axis is its size, or the name of a dynamic one (`input:0` if it has none)."""
+    """A declared graph input; an axis is its size, or the name of a dynamic one (`input:0` if none)."""
 
     name: str
     dtype: np.dtype[Any]
