@@ -1,0 +1,341 @@
+"""Axis expressions: what an op does with its axes, in one line.
+
+>>> print(*bind("N i *S, o i *K, o -> N o *T", [(2, 3, 8, 8), (4, 3, 3, 3), (4,)], [(2, 4, 6, 6)]).same, sep="\\n")
+Same(a=At(operand='in0', axis=1), b=At(operand='in1', axis=1))
+Same(a=At(operand='in1', axis=0), b=At(operand='in2', axis=0))
+Same(a=At(operand='in1', axis=0), b=At(operand='out0', axis=1))
+
+Operands are separated by commas, axes by spaces, outputs follow `->`. A name used twice is the same axis. Lower
+case may lose entries, UPPER CASE keeps its size. `(g o)` is a flattened product, `(p + q)` a concatenation, `1` a
+broadcast axis, `*S` all remaining axes, `_` an operand of which nothing is said. After `|` may stand
+the axes whose product is the op's MACs, where that is not the product of the output's and the weights' axes.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
+
+Shape = tuple[int | None, ...]
+"""Sizes of a value's axes; None where the size is dynamic."""
+
+
+class AxesError(ValueError):
+    """The expression does not fit the shapes; the caller freezes the node."""
+
+
+# ---- the notation
+
+
+@dataclass(frozen=True)
+class Name:
+    text: str
+
+    @property
+    def frozen(self) -> bool:
+        return self.text[0].isupper()
+
+
+@dataclass(frozen=True)
+class Rest:
+    text: str
+
+
+@dataclass(frozen=True)
+class One:
+    pass
+
+
+@dataclass(frozen=True)
+class Product:
+    factors: tuple[Name, ...]
+
+
+@dataclass(frozen=True)
+class Concatenation:
+    parts: tuple[Name, ...]
+
+
+Term = Name | Rest | One | Product | Concatenation
+Operand = tuple[Term, ...] | None
+"""The axes of one operand; None for `_`: nothing is said about it, so every axis of it is frozen."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    macs: tuple[Term, ...] | None
+
+
+@lru_cache(maxsize=4096)
+def parse(text: str) -> Expression:
+    """`"N i, o i -> N o"` as terms. Raises AxesError on a malformed expression."""
+    body, _, macs = text.partition("|")
+    left, arrow, right = body.partition("->")
+    if not arrow:
+        raise AxesError(f"axis expression without '->': {text!r}")
+    return Expression(
+        tuple(_operand(part) for part in left.split(",")),
+        tuple(_operand(part) for part in right.split(",")),
+        tuple(_terms(macs)) if macs.strip() else None,
+    )
+
+
+def _operand(text: str) -> Operand:
+    return None if text.strip() == "_" else tuple(_terms(text))
+
+
+def _terms(text: str) -> Iterator[Term]:
+    tokens = text.replace("(", " ( ").replace(")", " ) ").split()
+    position = 0
+    while position < len(tokens):
+        token = tokens[position]
+        if token == "(":
+            if ")" not in tokens[position:]:
+                raise AxesError(f"unclosed parenthesis in {text!r}")
+            end = tokens.index(")", position)
+            inner = tokens[position + 1 : end]
+            names = tuple(Name(name) for name in inner if name != "+")
+            yield Concatenation(names) if "+" in inner else Product(names)
+            position = end
+        elif token.startswith("*"):
+            yield Rest(token[1:])
+        elif token == "1":
+            yield One()
+        else:
+            yield Name(token)
+        position += 1
+
+
+# ---- what an expression says once the shapes are known
+
+
+@dataclass(frozen=True)
+class At:
+    """One axis of one operand of a node; `operand` is `in0`, `in1`, ..., `out0`, ..."""
+
+    operand: str
+    axis: int
+
+
+@dataclass(frozen=True)
+class Virtual:
+    """An axis that no operand has by itself: a factor of a flattened one."""
+
+    name: str
+    size: int
+
+
+Place = At | Virtual
+
+
+@dataclass(frozen=True)
+class Same:
+    """Equal entries live and die together: a[i] ~ b[j] for the paired indices (None: all, in order)."""
+
+    a: Place
+    b: Place
+    a_index: tuple[int, ...] | range | None = None
+    b_index: tuple[int, ...] | range | None = None
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """These entries (None: all) keep their place, and why; the node's name is put before the reason."""
+
+    at: Place
+    because: str
+    index: tuple[int, ...] | range | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """removed(whole[i, j, ...]) = removed(factors[0][i]) or removed(factors[1][j]) or ..."""
+
+    whole: At
+    factors: tuple[Place, ...]
+
+
+@dataclass
+class Links:
+    """All that a rule says of one node. An axis not mentioned is frozen."""
+
+    same: list[Same] = field(default_factory=list)
+    frozen: list[Frozen] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
+    free: list[At] = field(default_factory=list)
+    """Mentioned, and nothing more: entries that may go without anything else going."""
+    summed: list[At] = field(default_factory=list)
+    """Axes the op sums away: where gates go."""
+    macs: tuple[Place | int, ...] | None = None
+    """The axes whose sizes multiply to the op's multiply-accumulates; a plain number where no axis has a label."""
+
+    def mentioned(self) -> set[At]:
+        """Every operand axis that some statement covers."""
+        places: list[Place] = [*self.free, *(f.at for f in self.frozen), *(g.whole for g in self.grids)]
+        places += [p for g in self.grids for p in g.factors]
+        places += [p for s in self.same for p in (s.a, s.b)]
+        return {p for p in places if isinstance(p, At)}
+
+
+def bind(text: str, inputs: Sequence[Shape | None], outputs: Sequence[Shape | None]) -> Links:
+    """The statements of `text` for operands of these shapes (None: operand absent or of unknown rank).
+
+    Raises AxesError when ranks or sizes do not fit the expression.
+    """
+    expression = parse(text)
+    axes: list[tuple[At, Term, int | None]] = []
+    for prefix, operands, shapes in (("in", expression.inputs, inputs), ("out", expression.outputs, outputs)):
+        if len(shapes) > len(operands):
+            raise AxesError(f"{len(shapes)} {prefix}puts, but the rule speaks of {len(operands)}")
+        for number, (operand, shape) in enumerate(zip(operands, shapes, strict=False)):
+            if operand is None or shape is None:
+                continue
+            terms = _spread(operand, len(shape))
+            axes += [(At(f"{prefix}{number}", axis), term, shape[axis]) for axis, term in enumerate(terms)]
+    sizes = _solve(axes)
+    return _Binder(axes, sizes).links(expression)
+
+
+def _spread(operand: tuple[Term, ...], rank: int) -> list[Term]:
+    """`N c *S` for rank 4 as N c S.0 S.1."""
+    rests = [term for term in operand if isinstance(term, Rest)]
+    extra = rank - (len(operand) - len(rests))
+    if len(rests) > 1 or extra < 0 or (extra and not rests):
+        raise AxesError(f"rank {rank} does not fit")
+    terms: list[Term] = []
+    for term in operand:
+        terms += [Name(f"{term.text}.{k}") for k in range(extra)] if isinstance(term, Rest) else [term]
+    return terms
+
+
+def _solve(axes: Iterable[tuple[At, Term, int | None]]) -> dict[str, int | None]:
+    """The size of every name; None where it is dynamic."""
+    sizes: dict[str, int | None] = {}
+    for at, term, size in axes:
+        if isinstance(term, One) and size not in (1, None):
+            raise AxesError(f"{at.operand} axis {at.axis} has {size} entries where a broadcast axis is meant")
+        if isinstance(term, Name):
+            if sizes.setdefault(term.text, size) != size:
+                raise AxesError(f"axis {term.text} is both {sizes[term.text]} and {size}")
+    pending = [(term, size) for _, term, size in axes if isinstance(term, Product | Concatenation)]
+    for _ in range(len(pending) + 1):
+        for term, size in pending:
+            names = term.factors if isinstance(term, Product) else term.parts
+            unknown = [name.text for name in names if name.text not in sizes]
+            known = [sizes[name.text] for name in names if name.text in sizes]
+            if len(unknown) != 1 or size is None or None in known:
+                continue
+            numbers = [n for n in known if n is not None]
+            if isinstance(term, Concatenation):
+                sizes[unknown[0]] = size - sum(numbers)
+            elif prod(numbers) == 0 or size % prod(numbers):
+                raise AxesError(f"{size} entries are no multiple of {prod(numbers)}")
+            else:
+                sizes[unknown[0]] = size // prod(numbers)
+    for term, size in pending:
+        names = term.factors if isinstance(term, Product) else term.parts
+        numbers = [n for name in names if (n := sizes.setdefault(name.text, None)) is not None]
+        total = prod(numbers) if isinstance(term, Product) else sum(numbers)
+        if len(numbers) == len(names) and size is not None and total != size:
+            raise AxesError(f"{size} entries where {total} are meant")
+    return sizes
+
+
+class _Binder:
+    """One expression with its sizes known; collects the statements."""
+
+    def __init__(self, axes: list[tuple[At, Term, int | None]], sizes: dict[str, int | None]) -> None:
+        self.axes, self.sizes = axes, sizes
+        self.place: dict[str, Place] = {}
+        for at, term, _ in axes:  # a name's own axis where it has one, preferably a weight's
+            if isinstance(term, Name) and (term.text not in self.place or at.operand == "in1"):
+                self.place[term.text] = at
+        self.result = Links()
+
+    def links(self, expression: Expression) -> Links:
+        for at, term, size in self.axes:
+            self._axis(at, term, size)
+        outside = {name for at, name in self._names() if at.operand.startswith("out")}
+        inside = {name for at, name in self._names() if at.operand.startswith("in")}
+        self.result.summed = self._summed(inside - outside)
+        self.result.macs = self._macs(expression, outside)
+        return self.result
+
+    def _of(self, name: Name) -> Place:
+        size = self.sizes[name.text]
+        return self.place.setdefault(name.text, Virtual(name.text, size or 0))
+
+    def _axis(self, at: At, term: Term, size: int | None) -> None:
+        if size is None or size <= 1 or isinstance(term, One):
+            self.result.free.append(at)
+            if size is None and isinstance(term, Product | Concatenation):
+                names = term.factors if isinstance(term, Product) else term.parts
+                self.result.frozen += [Frozen(self._of(n), "merges it into a dynamic axis") for n in names]
+        elif isinstance(term, Name):
+            if term.frozen:
+                self.result.frozen.append(Frozen(at, "keeps this axis whole"))
+            elif self._of(term) == at:
+                self.result.free.append(at)
+            else:
+                self.result.same.append(Same(self._of(term), at))
+        elif isinstance(term, Product):
+            self._product(at, term)
+        elif isinstance(term, Concatenation):
+            self._concatenation(at, term)
+
+    def _product(self, at: At, term: Product) -> None:
+        factors = [name for name in term.factors if self.sizes[name.text] != 1]
+        if any(self.sizes[name.text] is None for name in factors):
+            self.result.frozen.append(Frozen(at, "flattens an axis of dynamic size"))
+            return
+        for name in factors:
+            if name.frozen:
+                self.result.frozen.append(Frozen(self._of(name), "keeps this factor whole"))
+        if len(factors) == 1:
+            self.result.same.append(Same(self._of(factors[0]), at))
+        else:
+            self.result.grids.append(Grid(at, tuple(self._of(name) for name in factors)))
+
+    def _concatenation(self, at: At, term: Concatenation) -> None:
+        start = 0
+        for name in term.parts:
+            size = self.sizes[name.text]
+            if size is None:
+                raise AxesError("concatenates an axis of dynamic size")
+            span = range(start, start + size)
+            if size == 1 or name.frozen:
+                self.result.frozen.append(Frozen(at, "joins an axis that keeps its size", span))
+            else:
+                self.result.same.append(Same(self._of(name), at, None, span))
+            start += size
+
+    def _names(self) -> Iterator[tuple[At, str]]:
+        for at, term, _ in self.axes:
+            if isinstance(term, Name):
+                yield at, term.text
+            elif isinstance(term, Product):
+                yield from ((at, name.text) for name in term.factors)
+            elif isinstance(term, Concatenation):
+                yield from ((at, name.text) for name in term.parts)
+
+    def _summed(self, names: set[str]) -> list[At]:
+        """Where the op sums: the first operand that has the axis, on which a gate makes the sum the slim one."""
+        found: dict[str, At] = {}
+        for at, name in self._names():
+            size = self.sizes[name]
+            if name in names and not Name(name).frozen and size is not None and size > 1:
+                found.setdefault(name, at)
+        return list(dict.fromkeys(found.values()))
+
+    def _macs(self, expression: Expression, outside: set[str]) -> tuple[Place | int, ...] | None:
+        weights = {n for at, n in self._names() if at.operand.startswith("in") and at.operand != "in0"}
+        if not weights - outside:
+            return None
+        if expression.macs is None:
+            names = outside | weights
+        else:
+            wanted = {term.text for term in expression.macs if isinstance(term, Name | Rest)}
+            names = {name for _, name in self._names() if name.split(".")[0] in wanted}
+        return tuple(self._of(Name(name)) for name in sorted(names) if self.sizes[name] != 1)

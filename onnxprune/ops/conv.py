@@ -1,0 +1,36 @@
+"""How channels run through convolutions."""
+
+from onnxprune.ops.registry import Kept, Node, axes, repair
+
+
+@axes("Conv")
+def conv(node: Node) -> str:
+    groups, in_per_group = node.attr("group", 1), node.shape(1)[1]
+    if groups == 1:
+        return "N i *S, o i *K, o -> N o *T"
+    if in_per_group == 1:  # depthwise: the group is the channel
+        return "N c *S, (c M) 1 *K, (c M) -> N (c M) *T"
+    return "N (g i) *S, (g o) i *K, (g o) -> N (g o) *T"
+
+
+@axes("ConvTranspose")
+def conv_transpose(node: Node) -> str:
+    groups, channels = node.attr("group", 1), node.shape(1)[0]
+    if groups == 1:
+        return "N i *S, i o *K, o -> N o *T | N i o *S *K"
+    if groups == channels:
+        return "N c *S, c M *K, (c M) -> N (c M) *T | N c M *S *K"
+    return "N (g i) *S, (g i) o *K, (g o) -> N (g o) *T | N g i o *S *K"
+
+
+@repair("Conv", "ConvTranspose")
+def group_count(node: Node, kept: Kept) -> None:
+    """As many groups as are left."""
+    if node.attr("group", 1) == 1:
+        return
+    channels = kept.size(node.inputs[0], 1)
+    if node.op == "Conv":
+        node.raw.attrs["group"] = channels // kept.size(node.inputs[1], 1)
+    else:
+        outputs = kept.size(node.outputs[0], 1)
+        node.raw.attrs["group"] = outputs // kept.size(node.inputs[1], 1)

@@ -1,0 +1,36 @@
+"""Ops that treat every entry alike, with broadcasting from the right: one generated rule for all."""
+
+from collections.abc import Collection
+
+from onnxprune.axes import Shape
+from onnxprune.ops.registry import Node, axes
+
+UNARY = """
+    Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu
+    HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink
+    Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
+""".split()
+BROADCASTING = """
+    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean
+    Min Mod Mul Or PRelu Pow Sub Sum Where Xor
+""".split()
+
+
+@axes(*UNARY, *BROADCASTING)
+def elementwise(node: Node) -> str:
+    out = node.out_shape()
+    inputs = ", ".join(_aligned(node.shape(k), out) if node.has(k) else "_" for k in range(len(node.inputs)))
+    return f"{inputs} -> {', '.join([names(out)] * len(node.outputs))}"
+
+
+def names(shape: Shape, whole: Collection[int] = ()) -> str:
+    """`x0 x1 X2` for rank 3 with axis 2 kept whole; size-1 axes are `1`."""
+    return " ".join(
+        "1" if size == 1 else f"X{axis}" if axis in whole else f"x{axis}" for axis, size in enumerate(shape)
+    )
+
+
+def _aligned(shape: Shape, out: Shape) -> str:
+    """Names of an operand's axes after those of the output that they broadcast to."""
+    skipped = len(out) - len(shape)
+    return " ".join("1" if size == 1 else f"x{axis + skipped}" for axis, size in enumerate(shape))

@@ -1,0 +1,67 @@
+"""Matrix products: Gemm, MatMul, Einsum."""
+
+from onnxprune.ops.registry import Node, Unknown, axes
+
+
+@axes("Gemm")
+def gemm(node: Node) -> str:
+    a = "i n" if node.attr("transA", 0) else "n i"
+    b = "o i" if node.attr("transB", 0) else "i o"
+    c = ""
+    if node.has(2):
+        sizes = node.shape(2)
+        c = " ".join("1" if size == 1 else name for size, name in zip(sizes, "no"[2 - len(sizes) :], strict=True))
+    return f"{a}, {b}, {c} -> n o"
+
+
+@axes("MatMul")
+def matmul(node: Node) -> str:
+    a, b = node.shape(0), node.shape(1)
+    rank = max(len(a), len(b))
+    left = _batch(a, rank) + (["m", "k"] if len(a) > 1 else ["k"])
+    right = _batch(b, rank) + (["k", "n"] if len(b) > 1 else ["k"])
+    batch = [f"b{axis}" for axis in range(rank - 2)]
+    out = [_wider(name, a, b, axis, rank) for axis, name in enumerate(batch)]
+    out += ["m"] * (len(a) > 1) + ["n"] * (len(b) > 1)
+    return f"{' '.join(left)}, {' '.join(right)} -> {' '.join(out)}"
+
+
+def _batch(shape: tuple[int | None, ...], rank: int) -> list[str]:
+    """Names of the batch axes, which broadcast from the right."""
+    skipped = rank - len(shape)
+    return ["1" if size == 1 else f"b{axis + skipped}" for axis, size in enumerate(shape[:-2])]
+
+
+def _wider(name: str, a: tuple[int | None, ...], b: tuple[int | None, ...], axis: int, rank: int) -> str:
+    """`1` where neither operand has more than one entry on this batch axis."""
+    sizes = [s[axis - (rank - len(s))] for s in (a, b) if axis >= rank - len(s)]
+    return "1" if all(size == 1 for size in sizes) else name
+
+
+@axes("Einsum")
+def einsum(node: Node) -> str:
+    equation = node.text("equation", "").replace(" ", "")
+    if "." in equation:
+        raise Unknown("its equation has an ellipsis")
+    left, arrow, right = equation.partition("->")
+    operands = left.split(",")
+    if any(len(set(letters)) < len(letters) for letters in (*operands, right)):
+        raise Unknown("its equation takes a diagonal")
+    if not arrow:
+        right = "".join(sorted(c for c in set(left) if c != "," and left.count(c) == 1))
+    sizes = {
+        letter: size
+        for number, letters in enumerate(operands)
+        for letter, size in zip(letters, node.shape(number), strict=True)
+    }
+    broadcast = [
+        letter
+        for number, letters in enumerate(operands)
+        for letter, size in zip(letters, node.shape(number), strict=True)
+        if size == 1 and sizes[letter] != 1
+    ]
+    if broadcast:
+        raise Unknown("its equation broadcasts")
+    names = {letter: f"e{ord(letter)}" for letter in sizes}  # einsum's case means nothing; ours does
+    spelled = [" ".join(names[c] for c in letters) for letters in operands]
+    return f"{', '.join(spelled)} -> {' '.join(names[c] for c in right)}"

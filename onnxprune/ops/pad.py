@@ -1,0 +1,111 @@
+"""Pad, Expand, Tile: entries that appear on the way."""
+
+import numpy as np
+
+from onnxprune.axes import At, Frozen, Links, Same
+from onnxprune.ops.registry import Kept, Node, Unknown, axes, repair
+
+
+def _pads(node: Node) -> list[tuple[int, int]]:
+    """(before, after) for every axis."""
+    rank = len(node.shape())
+    given = node.operand_ints("pads", 1)
+    if given is None:
+        raise Unknown("its pads are missing")
+    over = [int(a) % rank for a in np.atleast_1d(node.value(3))] if node.has(3) else list(range(rank))
+    pads = [(0, 0)] * rank
+    for k, axis in enumerate(over):
+        pads[axis] = (int(given[k]), int(given[k + len(over)]))
+    return pads
+
+
+@axes("Pad")
+def pad(node: Node) -> Links:
+    links = Links()
+    constant = node.text("mode", "constant") == "constant"
+    for axis, ((before, after), size) in enumerate(zip(_pads(node), node.shape(), strict=True)):
+        source, target = At("in0", axis), At("out0", axis)
+        if size is None or node.out_shape()[axis] is None:
+            links.free += [source, target]
+        elif before == after == 0:
+            links.same.append(Same(source, target))
+        elif constant:
+            first, last = max(0, -before), size - max(0, -after)
+            links.free += [source, target]  # what is cropped or filled in belongs to nothing else
+            if size > 1:
+                inside = range(max(0, before), max(0, before) + last - first)
+                links.same.append(Same(source, target, range(first, last), inside))
+            else:
+                links.frozen.append(Frozen(target, "pads an axis of one entry"))
+        else:
+            links.frozen += [Frozen(source, "pads it by its own values"), Frozen(target, "pads by its own values")]
+    return links
+
+
+@repair("Pad")
+def pad_counts(node: Node, kept: Kept) -> None:
+    """As many entries before and after as are left of them."""
+    pads = _pads(node)
+    rank = len(pads)
+    for axis, (before, after) in enumerate(pads):
+        size = node.shape()[axis]
+        if before == after == 0 or size is None or node.out_shape()[axis] is None:
+            continue
+        source, target = kept.indices(node.inputs[0], axis), kept.indices(node.outputs[0], axis)
+        end = before + size  # of the data, in the output's own count
+        new_before = int((target < before).sum()) if before > 0 else -int((source < -before).sum())
+        new_after = int((target >= end).sum()) if after > 0 else -int((source >= size + after).sum())
+        pads[axis] = (new_before, new_after)
+    values = [b for b, _ in pads] + [a for _, a in pads]
+    if "pads" in node.raw.attrs:
+        node.raw.attrs["pads"] = values
+        return
+    node.set_input(1, np.asarray(values, dtype=np.int64))
+    if node.has(3):
+        node.set_input(3, np.arange(rank, dtype=np.int64))
+
+
+@axes("Expand")
+def expand(node: Node) -> Links:
+    out, shape = node.out_shape(), node.shape()
+    skipped = len(out) - len(shape)
+    links = Links(free=[At("out0", axis) for axis in range(len(out))])
+    for axis, size in enumerate(shape):
+        if size == 1 or size is None:
+            links.free.append(At("in0", axis))
+        else:
+            links.same.append(Same(At("in0", axis), At("out0", axis + skipped)))
+    links.frozen += [Frozen(At("in1", 0), "reads it as a shape")]
+    return links
+
+
+@repair("Expand")
+def expand_shape(node: Node, kept: Kept) -> None:
+    """The shape operand with what is left of the output's static axes; 1 leaves a dynamic axis as the input has it."""
+    if not kept.changed(node.outputs[0]):
+        return
+    out, shape = node.out_shape(), node.shape()
+    skipped = len(out) - len(shape)
+    target: list[int | None] = []
+    for axis, size in enumerate(out):
+        if size is not None:
+            target.append(kept.size(node.outputs[0], axis))
+        else:
+            has_it = axis >= skipped and shape[axis - skipped] is None
+            target.append(1 if has_it else None)
+    node.set_shape(1, target)
+
+
+@axes("Tile")
+def tile(node: Node) -> Links:
+    links = Links()
+    for axis, (size, times) in enumerate(zip(node.shape(), node.value(1).tolist(), strict=True)):
+        source, target = At("in0", axis), At("out0", axis)
+        if size is None or size == 1:
+            links.free += [source] + ([target] if times == 1 or size is None else [])
+            if size == 1 and times > 1:
+                links.frozen.append(Frozen(target, "repeats an axis of one entry"))
+        else:
+            repeated = tuple(range(size)) * times
+            links.same.append(Same(source, target, repeated, range(size * times)))
+    return links

@@ -1,0 +1,168 @@
+"""Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Shape: the same entries under other axes."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from onnxprune.axes import At, Frozen, Grid, Links, Place, Same, Virtual
+from onnxprune.ops.elementwise import names
+from onnxprune.ops.registry import Kept, Node, Unknown, axes, repair
+from onnxprune.shapes import Pair
+
+
+@axes("Transpose")
+def transpose(node: Node) -> str:
+    data = names(node.shape()).split()
+    order = node.attr("perm", list(reversed(range(len(data)))))
+    return f"{' '.join(data)} -> {' '.join(data[k] for k in order)}"
+
+
+@axes("Squeeze", "Unsqueeze")
+def squeeze(node: Node) -> Links:
+    shape, out = node.shape(), node.out_shape()
+    longer, rank = (shape, len(out)) if node.op == "Squeeze" else (out, len(shape))
+    gone = node.operand_ints("axes", 1)
+    if gone is None:  # Squeeze of every axis of one entry
+        gone = [axis for axis, size in enumerate(longer) if size == 1]
+    gone = [axis % len(longer) for axis in gone]
+    left = [axis for axis in range(len(longer)) if axis not in gone]
+    if len(left) != rank:
+        raise Unknown("the axes it takes away are not known")
+    many, few = ("in0", "out0") if node.op == "Squeeze" else ("out0", "in0")
+    return Links(same=[Same(At(few, k), At(many, axis)) for k, axis in enumerate(left)])
+
+
+@axes("Shape")
+def shape(node: Node) -> Links:
+    """Only reads sizes. Static ones were folded away; readers of the whole vector are written anew."""
+    rank = len(node.shape())
+    if all(reader.op in REWRITTEN for reader in node.raw.outputs[0].outputs):
+        return Links(free=[At("in0", axis) for axis in range(rank)])
+    static = [axis for axis, size in enumerate(node.shape()) if size is not None]
+    dynamic = [axis for axis in range(rank) if axis not in static]
+    if all(_reads_only(reader, dynamic) for reader in node.raw.outputs[0].outputs):
+        return Links(free=[At("in0", axis) for axis in range(rank)])
+    return Links(frozen=[Frozen(At("in0", axis), "hands its size on as a value") for axis in static])
+
+
+REWRITTEN = {"Reshape", "Expand"}
+
+
+def _reads_only(reader: object, dynamic: list[int]) -> bool:
+    """Whether a reader of a shape vector only takes entries of these axes."""
+    op, inputs = getattr(reader, "op", ""), getattr(reader, "inputs", [])
+    if op != "Gather" or not hasattr(inputs[1], "values"):
+        return False
+    return all(int(index) in dynamic for index in inputs[1].values.reshape(-1))
+
+
+@axes("Reshape", "Flatten")
+def reshape(node: Node) -> Links:
+    source, target = node.inputs[0], node.outputs[0]
+    if source is None or target is None or source.sizes is None or target.sizes is None:
+        raise Unknown("its shapes are not known")
+    if any(0 in pair for pair in (*source.sizes, *target.sizes)):
+        raise Unknown("it is empty")
+    links = Links()
+    for segment in _segments(source.sizes, target.sizes):
+        segment.link(links)
+    for side, value in (("in0", source), ("out0", target)):
+        links.free += [At(side, axis) for axis, (a, b) in enumerate(value.sizes or ()) if a == b == 1]
+    return links
+
+
+@repair("Reshape")
+def reshape_target(node: Node, kept: Kept) -> None:
+    """The target anew: what is left of static axes; dynamic ones by -1, 0, or as they were computed."""
+    out = node.outputs[0]
+    if not kept.changed(out) and not kept.changed(node.inputs[0]):
+        return
+    target: list[int | None] = [
+        kept.size(out, axis) if size is not None else None for axis, size in enumerate(node.out_shape())
+    ]
+    if target.count(None) > 1 and not node.attr("allowzero", 0):
+        source = node.inputs[0]
+        for axis, pair in enumerate(out.sizes if out and out.sizes else ()):
+            if target[axis] is None and source and source.sizes and axis < len(source.sizes):
+                leading = source.sizes[: axis + 1] == (out.sizes or ())[: axis + 1] if out else False
+                target[axis] = 0 if leading and source.sizes[axis] == pair else None
+    if target.count(None) == 1:
+        target[target.index(None)] = -1
+    node.set_shape(1, target)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Axes of input and output that hold the same entries, and the finest factors that explain both (None: none do)."""
+
+    source: list[tuple[int, range]]
+    target: list[tuple[int, range]]
+    factors: list[Pair] | None
+
+    def link(self, links: Links) -> None:
+        axes_ = [(At("in0", axis), span) for axis, span in self.source]
+        axes_ += [(At("out0", axis), span) for axis, span in self.target]
+        if self.factors is None:
+            links.frozen += [Frozen(at, "regroups it across its neighbours") for at, _ in axes_]
+            return
+        places: dict[int, Place] = {}
+        for at, span in axes_:
+            if len(span) == 1:
+                places.setdefault(span[0], at)
+        for at, span in axes_:
+            self._axis(links, at, span, places)
+
+    def _axis(self, links: Links, at: At, span: range, places: dict[int, Place]) -> None:
+        factors = self.factors or []
+        of = [
+            places.setdefault(k, Virtual(f"{at.operand}.{at.axis}.{k}", factors[k][0])) for k in span
+        ]
+        if any(factors[k][0] != factors[k][1] for k in span):
+            links.free.append(at)
+            if len(span) > 1:
+                static = [p for p, k in zip(of, span, strict=True) if factors[k][0] == factors[k][1]]
+                links.frozen += [Frozen(place, "merges it into a dynamic axis") for place in static]
+        elif len(span) == 1:
+            links.free.append(at) if of[0] == at else links.same.append(Same(of[0], at))
+        else:
+            links.grids.append(Grid(at, tuple(of)))
+
+
+def _segments(source: tuple[Pair, ...], target: tuple[Pair, ...]) -> list[_Segment]:
+    """Cuts both shapes where their products from the right agree, and refines each piece."""
+    cuts_in, cuts_out = _cuts(source), _cuts(target)
+    if cuts_in[-1][1] != cuts_out[-1][1]:
+        raise Unknown("its input and output differ in size")
+    common = [cut for _, cut in cuts_in if cut in {c for _, c in cuts_out}]
+    segments = []
+    for low, high in pairwise(common):
+        inner_in = [c for _, c in cuts_in if low[0] <= c[0] <= high[0]]
+        inner_out = [c for _, c in cuts_out if low[0] <= c[0] <= high[0]]
+        points = sorted(set(inner_in) | set(inner_out))
+        nested = all(b[0] % a[0] == 0 and b[1] % a[1] == 0 and b[1] >= a[1] for a, b in pairwise(points))
+        factors = [(b[0] // a[0], b[1] // a[1]) for a, b in pairwise(points)][::-1] if nested else None
+        count = len(points) - 1
+        place = {cut: count - k for k, cut in enumerate(points)}  # index of the factor that starts right of it
+        segments.append(_Segment(_spans(cuts_in, low, high, place), _spans(cuts_out, low, high, place), factors))
+    return segments
+
+
+def _cuts(sizes: tuple[Pair, ...]) -> list[tuple[int, Pair]]:
+    """(axis, product of the sizes from this axis on) from the right, axes of one entry left out; starts with 1."""
+    cuts: list[tuple[int, Pair]] = [(len(sizes), (1, 1))]
+    for axis in reversed(range(len(sizes))):
+        a, b = sizes[axis]
+        if (a, b) != (1, 1):
+            last = cuts[-1][1]
+            cuts.append((axis, (last[0] * a, last[1] * b)))
+    return cuts
+
+
+def _spans(
+    cuts: list[tuple[int, Pair]], low: Pair, high: Pair, place: dict[Pair, int]
+) -> list[tuple[int, range]]:
+    """(axis, its factors by index) of the axes between two cuts."""
+    return [
+        (axis, range(place[left], place[right]))
+        for (_, right), (axis, left) in pairwise(cuts)
+        if low[0] <= right[0] and left[0] <= high[0]
+    ]

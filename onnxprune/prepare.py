@@ -1,0 +1,97 @@
+"""Puts a graph into the form that rules speak of; its function stays the same.
+
+Weights become plain initializers with one reader each, shape arithmetic that is the same for every input becomes
+constants, what nothing reads goes away. Preparing twice changes nothing.
+"""
+
+from math import prod
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.fold import evaluate
+from onnxprune.model import Model
+from onnxprune.shapes import SMALL, Shapes, infer
+
+COPIED = 4096
+"""Shared initializers of at most this many entries are copied per reader: exporters merge equal biases of unrelated
+layers. Larger ones are tied on purpose."""
+
+
+def prepare(model: Model) -> Shapes:
+    """Prepares the model's graph in place and returns its sizes. Raises ModelError where shapes contradict each other."""
+    graph = model.graph
+    _constants_to_initializers(graph)
+    graph.toposort()
+    _fold_weights(graph)
+    shapes = infer(graph)
+    _fold_fixed(graph, shapes)
+    _one_reader_each(graph, shapes)
+    graph.cleanup(remove_unused_graph_inputs=False, remove_unused_node_outputs=False)
+    return shapes
+
+
+def _replace(node: gs.Node, values: list[np.ndarray]) -> None:
+    for tensor, value in zip(list(node.outputs), values, strict=False):
+        if tensor.name:
+            tensor.inputs.clear()
+            tensor.to_constant(np.ascontiguousarray(value) if value.ndim else value)
+
+
+def _is_output(graph: gs.Graph, node: gs.Node) -> bool:
+    return any(out is tensor for out in node.outputs for tensor in graph.outputs)
+
+
+def _constants_to_initializers(graph: gs.Graph) -> None:
+    for node in graph.nodes:
+        if node.op != "Constant" or _is_output(graph, node):
+            continue
+        name, value = next(iter(node.attrs.items()))
+        tensor = node.outputs[0]
+        if name == "value":
+            tensor.inputs.clear()
+            tensor.to_constant(value._values)  # the lazy form: large weights stay unread
+        elif name in ("value_float", "value_floats"):
+            _replace(node, [np.asarray(value, dtype=np.float32)])
+        elif name in ("value_int", "value_ints"):
+            _replace(node, [np.asarray(value, dtype=np.int64)])
+    graph.nodes = [node for node in graph.nodes if node.op != "Constant" or node.outputs]
+
+
+def _fold_weights(graph: gs.Graph) -> None:
+    """Evaluates nodes that only see constants, such as a Transpose or a standardisation of a weight."""
+    for node in graph.nodes:
+        operands = [tensor for tensor in node.inputs if tensor.name]
+        if not operands or not all(isinstance(tensor, gs.Constant) for tensor in operands):
+            continue
+        if _is_output(graph, node) or any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+            continue
+        limit = max(SMALL, 2 * sum(prod(tensor.shape) for tensor in operands))
+        values = evaluate(node, [t.values if t.name else None for t in node.inputs], graph.opset, limit)
+        if values is not None:
+            _replace(node, values)
+    graph.nodes = [node for node in graph.nodes if node.outputs]
+
+
+def _fold_fixed(graph: gs.Graph, shapes: Shapes) -> None:
+    """Values of the shape arithmetic that are the same at both bindings become constants."""
+    for node in graph.nodes:
+        fixed = [shapes.fixed.get(tensor.name) for tensor in node.outputs]
+        if not _is_output(graph, node) and all(value is not None for value in fixed):
+            _replace(node, [value for value in fixed if value is not None])
+    graph.nodes = [node for node in graph.nodes if node.outputs]
+
+
+def _one_reader_each(graph: gs.Graph, shapes: Shapes) -> None:
+    top_level = {id(node) for node in graph.nodes}
+    for tensor in list(graph.tensors().values()):
+        if not isinstance(tensor, gs.Constant) or not 1 < prod(tensor.shape) <= COPIED:
+            continue
+        readers = {id(node): node for node in tensor.outputs}
+        slots = [(node, k) for node in readers.values() for k, t in enumerate(node.inputs) if t is tensor]
+        for number, (node, position) in enumerate(slots[1:], 1):
+            if id(node) not in top_level:  # a subgraph reads it by name
+                continue
+            copy = gs.Constant(f"{tensor.name}__{number}", tensor._values)
+            node.inputs[position] = copy
+            shapes.sizes[copy.name] = tuple((size, size) for size in tensor.shape)

@@ -1,0 +1,172 @@
+"""Sizes and fixed values of everything in a graph, found by inferring it at two bindings of its dynamic sizes.
+
+What is equal at both is static; what differs is dynamic. Shapes are inferred on a copy without weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx.shape_inference import infer_shapes
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onnx
+
+from onnxprune.errors import ModelError
+from onnxprune.fold import evaluate
+
+Pair = tuple[int, int]
+"""An axis's size at the two bindings of the dynamic sizes; equal where it is static."""
+Sizes = tuple[Pair, ...]
+
+BATCH = (24, 36)
+"""Sizes of a dynamic first axis at the two bindings; highly divisible, so that a batch split in parts stays different."""
+OTHER = (224, 320)
+"""Sizes of every other dynamic axis: images pass through five halvings, sequences are long enough."""
+SMALL = 1 << 16
+"""Values of at most this many entries are followed through the shape arithmetic."""
+
+
+@dataclass
+class Shapes:
+    """What is known of a graph's values."""
+
+    sizes: dict[str, Sizes] = field(default_factory=dict)
+    fixed: dict[str, np.ndarray] = field(default_factory=dict)
+    """Computed values that are the same at both bindings."""
+    batch: int = 1
+    """The batch at which the first sizes hold; costs are divided by it."""
+
+
+def infer(graph: gs.Graph) -> Shapes:
+    """Sizes and fixed values of all tensors of `graph`'s top level. Raises ModelError where inference finds a contradiction."""
+    first, second = _Binding(graph, 0), _Binding(graph, 1)
+    first.run()
+    dynamic = any(not isinstance(size, int) for t in graph.inputs for size in t.shape or ())
+    if dynamic:
+        second.run()
+    else:
+        second = first
+    shapes = Shapes(batch=BATCH[0] if first.batched else 1)
+    for name, shape in first.shapes.items():
+        other = second.shapes.get(name)
+        if other is not None and len(other) == len(shape):
+            shapes.sizes[name] = tuple(zip(shape, other, strict=True))
+    for name, value in first.values.items():
+        other_value = second.values.get(name)
+        if other_value is not None and value.shape == other_value.shape and _equal(value, other_value):
+            shapes.fixed[name] = value
+    return shapes
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def bound(shape: list[Any] | tuple[Any, ...], which: int) -> list[int]:
+    """A declared input shape with numbers for its dynamic sizes."""
+    return [
+        size if isinstance(size, int) and size >= 0 else (BATCH if axis == 0 else OTHER)[which]
+        for axis, size in enumerate(shape)
+    ]
+
+
+class _Binding:
+    """The graph with one choice of numbers for its dynamic sizes."""
+
+    def __init__(self, graph: gs.Graph, which: int) -> None:
+        self.graph, self.which = graph, which
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.values: dict[str, np.ndarray] = {}
+        self.batched = False
+        self.nodes = [OnnxExporter.export_node(node) for node in graph.nodes]
+        self.inputs = [self._input(tensor) for tensor in graph.inputs]
+        self.constants: dict[str, np.ndarray] = {}
+        for tensor in graph.tensors().values():
+            if isinstance(tensor, gs.Constant):
+                self.shapes[tensor.name] = tuple(tensor.shape)
+                if prod(tensor.shape) <= SMALL and not _is_weight(tensor):
+                    self.constants[tensor.name] = tensor.values
+                else:
+                    self.inputs.append(
+                        onnx.helper.make_tensor_value_info(tensor.name, _element_type(tensor), tensor.shape)
+                    )
+
+    def _input(self, tensor: gs.Variable) -> onnx.ValueInfoProto:
+        if tensor.shape is None or tensor.type != "tensor_type":
+            return OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
+        shape = bound(tensor.shape, self.which)
+        if shape and not isinstance(tensor.shape[0], int):
+            self.batched = True
+        self.shapes[tensor.name] = tuple(shape)
+        return onnx.helper.make_tensor_value_info(tensor.name, dtype_to_onnx(tensor.dtype), shape)
+
+    def run(self) -> None:
+        """Infers, evaluates the shape arithmetic, and infers again while that tells something new."""
+        known_before = -1
+        while len(self.values) + len(self.shapes) > known_before:
+            known_before = len(self.values) + len(self.shapes)
+            self._infer()
+            self._evaluate()
+            if all(out.name in self.shapes for node in self.graph.nodes for out in node.outputs if out.name):
+                return
+
+    def _infer(self) -> None:
+        nodes = [
+            onnx.helper.make_node("Constant", [], [node.output[0]], value=_tensor(self.values[node.output[0]]))
+            if len(node.output) == 1 and node.output[0] in self.values
+            else node
+            for node in self.nodes
+        ]
+        outputs = [onnx.helper.make_empty_tensor_value_info(tensor.name) for tensor in self.graph.outputs]
+        initializers = [_tensor(value, name) for name, value in self.constants.items()]
+        graph = onnx.helper.make_graph(nodes, "shapes", self.inputs, outputs, initializers)
+        domains = self.graph.import_domains or [onnx.helper.make_opsetid("", self.graph.opset)]
+        functions = [OnnxExporter.export_function(function) for function in self.graph.functions]
+        model = onnx.helper.make_model(graph, opset_imports=domains, functions=functions, ir_version=10)
+        try:
+            inferred = infer_shapes(model, data_prop=True).graph
+        except onnx.shape_inference.InferenceError as reason:
+            raise ModelError(f"the shapes of the model contradict each other: {' '.join(str(reason).split())}") from None
+        for info in (*inferred.value_info, *inferred.output):
+            shape = info.type.tensor_type.shape
+            if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in shape.dim):
+                self.shapes[info.name] = tuple(d.dim_value for d in shape.dim)
+
+    def _evaluate(self) -> None:
+        known: dict[str, np.ndarray] = self.constants | self.values
+        for node in self.graph.nodes:
+            if node.outputs[0].name in self.values:
+                continue
+            if any(prod(self.shapes.get(out.name, ())) > SMALL for out in node.outputs):
+                continue
+            results = self._one(node, known)
+            for out, value in zip(node.outputs, results or (), strict=False):
+                if out.name:
+                    self.values[out.name] = known[out.name] = value
+                    self.shapes[out.name] = value.shape
+
+    def _one(self, node: gs.Node, known: Mapping[str, np.ndarray]) -> list[np.ndarray] | None:
+        if node.op in ("Shape", "Size") and node.inputs[0].name in self.shapes:
+            shape = np.asarray(self.shapes[node.inputs[0].name], dtype=np.int64)
+            if node.op == "Size":
+                return [np.asarray(prod(shape.tolist()), dtype=np.int64)]
+            return [shape[node.attrs.get("start", 0) : node.attrs.get("end")]]
+        if not node.inputs or any(t.name and t.name not in known for t in node.inputs):
+            return None
+        return evaluate(node, [known.get(t.name) for t in node.inputs], self.graph.opset, SMALL)
+
+
+def _is_weight(tensor: gs.Constant) -> bool:
+    """Float tensors of rank 2 and more never reach the shape arithmetic."""
+    return len(tensor.shape) > 1 and prod(tensor.shape) > 64
+
+
+def _element_type(tensor: gs.Constant) -> int:
+    return int(dtype_to_onnx(tensor.dtype))
+
+
+def _tensor(value: np.ndarray, name: str = "") -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(np.asarray(value), name)
