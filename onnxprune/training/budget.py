@@ -1,0 +1,178 @@
+"""The budget: how much may stay open, and how the gates are held to it.
+
+Gates are one flat float32 vector w, group after group; a gate is open where w > 0. C(w) is the cost of the
+open channels, in what `by` counts, as a fraction of the cost with all gates open.
+
+    budget = Budget.of(costs, "macs", 0.5)
+    w = budget.project(w, ramp(step, steps, budget.target))     # each step: C(w) <= rho(t)
+    w = budget.repair(w)                                        # at the freeze: C(w) <= target
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import TrainingError
+
+Latent: TypeAlias = NDArray[np.float32]
+Counts: TypeAlias = NDArray[np.int64]
+
+BARELY = 1e-4  # where a gate is put that a projection must keep open: far below the spread of a ranked start
+ROUNDING = 1e-9  # slack of a comparison of two fractions
+
+
+class Costs(Protocol):
+    """What the budget asks of a cost model; `onnxprune.cost.CostModel` is one."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+
+    def count(self, by: Any, opened: Sequence[Any], /) -> Any: ...
+
+    def unit_costs(self, by: Any, opened: Counts, /) -> NDArray[np.float64]: ...
+
+
+def ramp(step: int, steps: int, target: float, start: float = 1.0) -> float:
+    """rho(t): falls linearly from `start` to `target` over `steps` steps, then stays."""
+    return target if step >= steps else start + (target - start) * step / steps
+
+
+def floors(sizes: Sequence[int], least: int = 2, share: float = 0.05) -> Counts:
+    """How many channels each group keeps at least: max(least, share of its size), never more than it has."""
+    return np.asarray([min(size, max(least, int(np.ceil(share * size)))) for size in sizes], np.int64)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most `target` of what `by` counts, and at least `floor` channels in each group."""
+
+    costs: Costs
+    by: str
+    target: float
+    floor: Counts
+    whole: float
+
+    @staticmethod
+    def of(costs: Costs, by: str, target: float, *, least: int = 2, share: float = 0.05) -> "Budget":
+        """Raises TrainingError where there is nothing to decide or `target` is no fraction."""
+        if not 0 < target <= 1:
+            raise TrainingError(f"ratio {target:g} is not a fraction kept: give a number above 0 and up to 1")
+        if not costs.sizes:
+            raise TrainingError(
+                "the model has no channel group that can be pruned: nothing to train gates for"
+            )
+        return Budget(
+            costs, by, target, floors(costs.sizes, least, share), float(costs.count(by, costs.sizes))
+        )
+
+    @property
+    def gates(self) -> int:
+        """How many gates there are: the length of w."""
+        return sum(self.costs.sizes)
+
+    @property
+    def least(self) -> float:
+        """The smallest C the floor allows."""
+        return self.fraction_of(self.floor)
+
+    def fraction_of(self, opened: Counts) -> float:
+        """C with `opened[g]` channels of group g open."""
+        return float(self.costs.count(self.by, opened.tolist())) / self.whole
+
+    def opened(self, w: Latent) -> Counts:
+        """How many gates of each group are open."""
+        return self._per_group(w > 0)
+
+    def fraction(self, w: Latent) -> float:
+        """C(w)."""
+        return self.fraction_of(self.opened(w))
+
+    def unit_costs(self, w: Latent) -> NDArray[np.float64]:
+        """What closing one more channel of its group saves, per gate, relative to the mean over all gates."""
+        per_group = np.asarray(self.costs.unit_costs(self.by, self.opened(w)), np.float64)
+        each = np.repeat(per_group, self.costs.sizes)
+        return np.maximum(each, 1e-3 * each.mean()) / each.mean() if each.any() else np.ones_like(each)
+
+    def penalty(self, opened: Sequence[Any]) -> Any:
+        """`|target - C|^2` of the paper, differentiable through `opened`, the numbers of open channels.
+
+        A penalty only pulls: nothing makes C arrive at the target, or stay there.
+        """
+        return (self.costs.count(self.by, opened) / self.whole - self.target) ** 2
+
+    def project(self, w: Latent, rho: float) -> Latent:
+        """Shift all of w equally, and by as little as it takes, so that C is the largest possible <= rho.
+
+        The highest gates of a group, as many as its floor, stay open whatever the shift. Where even that is
+        too much (rho < `least`), all others are closed. Bisection over the number of closed gates.
+        """
+        held = self._held(w)
+        order = np.flatnonzero(~held)
+        order = order[np.argsort(w[order], kind="stable")]
+        low, high = 0, len(order)
+        while low < high:
+            middle = (low + high) // 2
+            if self._closing(order[:middle]) <= rho + ROUNDING:
+                high = middle
+            else:
+                low = middle + 1
+        closed, rest = order[:low], order[low:]
+        shifted = w + np.float32(_shift(w[closed], w[rest]))
+        shifted[closed] = np.minimum(shifted[closed], 0)
+        shifted[rest] = np.maximum(shifted[rest], BARELY)
+        shifted[held] = np.maximum(shifted[held], BARELY)
+        return shifted
+
+    def repair(self, w: Latent) -> Latent:
+        """Close the lowest w until C <= target, then reopen the highest that still fits.
+
+        One coarse gate can take C far below the target; the finer gates reopened after it bring C back up.
+        """
+        w = self.project(w, self.target)
+        opened, group = self.opened(w), self._group()
+        full = np.zeros(len(opened), bool)
+        shut = np.flatnonzero(w <= 0)
+        for gate in shut[np.argsort(-w[shut], kind="stable")]:
+            g = group[gate]
+            if full[g]:
+                continue  # opening others has only made this group's channels dearer
+            opened[g] += 1
+            if self.fraction_of(opened) <= self.target + ROUNDING:
+                w[gate] = BARELY
+            else:
+                opened[g] -= 1
+                full[g] = True
+        return w
+
+    def _closing(self, gates: NDArray[np.intp]) -> float:
+        closed = np.bincount(self._group()[gates], minlength=len(self.costs.sizes))
+        return self.fraction_of(np.asarray(self.costs.sizes, np.int64) - closed)
+
+    def _held(self, w: Latent) -> NDArray[np.bool_]:
+        group = self._group()
+        order = np.lexsort((-w, group))
+        starts = np.cumsum(self.costs.sizes) - self.costs.sizes
+        held = np.zeros(len(w), bool)
+        held[order] = np.arange(len(w)) - starts[group] < self.floor[group]
+        return held
+
+    def _group(self) -> NDArray[np.intp]:
+        return np.repeat(np.arange(len(self.costs.sizes)), self.costs.sizes)
+
+    def _per_group(self, flags: NDArray[np.bool_]) -> Counts:
+        return np.bincount(self._group(), weights=flags, minlength=len(self.costs.sizes)).astype(np.int64)
+
+
+def _shift(closed: Latent, rest: Latent) -> float:
+    """The shift that takes `closed` (ascending) to 0 or below and `rest` above it; 0 where they are there."""
+    if not closed.size and not rest.size:
+        return 0.0
+    low = float(closed[-1]) if closed.size else float(rest[0]) - 2 * BARELY
+    high = float(rest[0]) if rest.size else float(closed[-1]) + 2 * BARELY
+    return 0.0 if low <= 0 < high else -(low + high) / 2
