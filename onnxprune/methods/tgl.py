@@ -5,6 +5,7 @@ The paper's gate is `f_M(w) = b(w) + s_M(w) * g(w)` with b(w) = 1 if w > 0 else 
 b(w), backward g(w). So a closed gate is exactly 0, and what is trained is what is cut. Using the limit, and
 how gates start, step and are clipped, are choices of this project, settled by measurement, not the words of
 the paper.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
