@@ -1,0 +1,271 @@
+"""From an ONNX graph to an fx graph: node by node, in the file's order."""
+
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import onnx
+import torch
+from torch import Tensor, fx, nn
+
+from onnxprune.to_torch import sizes
+from onnxprune.to_torch.operands import TRAINABLE, Form, dtype_of, is_module, to_tensor
+from onnxprune.to_torch.state import INITIALIZERS, Renamed, attribute_paths, place, read_initializer
+from onnxprune.to_torch.steps import Step
+
+log = logging.getLogger(__name__)
+
+_RANDOM = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
+_NUMBERS = (Form.INTS, Form.FLOATS, Form.SCALAR)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value known now that training leaves alone; `path` is set where it is an initializer."""
+
+    tensor: Tensor
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A value of rank 0 or 1 that the fx graph computes as Python numbers (see sizes.py)."""
+
+    node: fx.Node
+    dtype: torch.dtype
+
+
+Value: TypeAlias = fx.Node | Constant | Sizes
+
+
+class Importer:
+    """Builds the GraphModule of one ONNX graph; `run` is called once."""
+
+    def __init__(
+        self,
+        graph: onnx.GraphProto,
+        steps: list[Step],
+        types: Mapping[str, onnx.TypeProto.Tensor],
+        gate_value: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self.proto, self.steps, self.types, self.gate_value = graph, steps, types, gate_value
+        self.graph, self.root = fx.Graph(), nn.Module()
+        self.values: dict[str, Value] = {}
+        self.tensor_nodes: dict[str, fx.Node] = {}
+        self.paths = attribute_paths(i.name for i in graph.initializer)
+        self.taken = {part for path in self.paths.values() for part in (path, path.split(".")[0])}
+        self.modules = self._free("ops")
+        self.first_input: fx.Node | None = None
+        self.tied: list[str] = []
+        self.readers: Counter[str] = Counter(name for step in steps for name in step.node.input)
+
+    def run(self) -> fx.GraphModule:
+        """The module, in eval mode."""
+        self._inputs()
+        self._initializers()
+        for step in self.steps:
+            self._step(step)
+        if self.tied:
+            log.warning(
+                "%d running statistics, %r among them, are shared with other nodes and stay as they are in "
+                "training; give every reader its own copy to train them", len(self.tied), self.tied[0],
+            )  # fmt: skip
+        outputs = tuple(self._tensor(output.name) for output in self.proto.output)
+        self.graph.output(outputs[0] if len(outputs) == 1 else outputs)
+        for node in reversed(self.graph.nodes):
+            if not node.users and node.op not in ("placeholder", "output"):
+                self.graph.erase_node(node)
+        module = fx.GraphModule(self.root, self.graph)
+        kept = dict(module.named_parameters()) | dict(module.named_buffers())
+        paths = {name: path for name, path in self.paths.items() if path in kept}
+        module.meta[INITIALIZERS] = paths
+        if renamed := {path: name for name, path in paths.items() if path != name}:
+            Renamed(renamed).attach(module)
+        return module.eval()
+
+    def _free(self, stem: str) -> str:
+        while stem in self.taken:
+            stem += "_"
+        self.taken.add(stem)
+        return stem
+
+    def _inputs(self) -> None:
+        held = {i.name for i in self.proto.initializer}
+        for value in self.proto.input:
+            if value.name not in held:
+                node = self.graph.placeholder(re.sub(r"\W", "_", value.name) or "x")
+                node.meta["onnx_input"] = value.name
+                self.first_input = self.first_input or node
+                self.values[value.name] = node
+
+    def _initializers(self) -> None:
+        forms: dict[str, set[Form]] = defaultdict(set)
+        for step in self.steps:
+            for name, form in zip(step.node.input, step.forms(), strict=True):
+                forms[name].add(form)
+        for output in self.proto.output:
+            forms[output.name].add(Form.TENSOR)
+        for initializer in self.proto.initializer:
+            tensor, read_as = read_initializer(initializer), forms[initializer.name]
+            path = self.paths[initializer.name]
+            if is_weight(tensor) and Form.TENSOR in read_as:
+                place(self.root, path, tensor, trainable=True)
+                self.values[initializer.name] = self._get(path)
+            elif Form.STATISTIC in read_as:
+                place(self.root, path, tensor, trainable=False)
+                self.values[initializer.name] = self._get(path)
+            else:
+                self.values[initializer.name] = Constant(tensor, path)
+
+    def _get(self, path: str) -> fx.Node:
+        return self.graph.create_node("get_attr", path)
+
+    def _step(self, step: Step) -> None:
+        inputs = [self.values[name] if name else None for name in step.node.input]
+        target = step.converter.target
+        if sized := self._sizes(step, inputs):
+            self.values[step.outputs[0]] = sized
+        elif all(v is None or isinstance(v, Constant) for v in inputs) and not (
+            is_module(target) or step.node.op_type in _RANDOM
+        ):
+            self._fold(step, inputs)
+        else:
+            self._call(step)
+
+    def _sizes(self, step: Step, inputs: list[Value | None]) -> Sizes | None:
+        """The node on Python numbers, if that is what it computes."""
+        rule, output = sizes.RULES.get(step.node.op_type), self.types.get(step.node.output[0])
+        if rule is None or step.converter.domain or output is None or len(step.outputs) > 1:
+            return None
+        if not output.HasField("shape") or len(output.shape.dim) > 1 or output.elem_type not in _SIZE_TYPES:
+            return None
+        arguments: list[Any] = []
+        if step.node.op_type in ("Shape", "Size"):
+            arguments = [self._tensor(step.node.input[0])]
+        elif any(isinstance(v, Sizes) for v in inputs):
+            for value in inputs:
+                if isinstance(value, Sizes):
+                    arguments.append(value.node)
+                elif (
+                    isinstance(value, Constant)
+                    and value.tensor.dim() < 2
+                    and not value.tensor.is_floating_point()
+                ):
+                    arguments.append(value.tensor.tolist())
+                else:
+                    return None
+        else:
+            return None
+        node = self.graph.call_function(rule, tuple(arguments), self._keywords(step))
+        return Sizes(node, dtype_of(output.elem_type))
+
+    def _fold(self, step: Step, inputs: list[Value | None]) -> None:
+        arguments = [
+            None if value is None else _as_number(value.tensor, form) if form in _NUMBERS else value.tensor
+            for value, form in zip(inputs, step.forms(), strict=True)
+            if value is None or isinstance(value, Constant)
+        ]
+        keywords = {
+            n: to_tensor(v) if isinstance(v, onnx.TensorProto) else v for n, v in step.attributes.items()
+        }
+        with torch.no_grad():
+            result = step.converter.target(*arguments, **keywords, **self._extras(step))
+        results = result if isinstance(result, tuple) else (result,)
+        self.values.update({name: Constant(r) for name, r in zip(step.outputs, results, strict=True)})
+
+    def _call(self, step: Step) -> None:
+        arguments = tuple(
+            self._argument(step, name, form) for name, form in zip(step.node.input, step.forms(), strict=True)
+        )
+        keywords, name = self._keywords(step), re.sub(r"\W", "_", step.outputs[0])
+        target = step.converter.target
+        if is_module(target):
+            path = f"{self.modules}.{step.node.op_type}_{len(self.graph.nodes)}"
+            if self.modules not in self.root._modules:
+                self.root.add_module(self.modules, nn.Module())
+            self.root.get_submodule(self.modules).add_module(path.split(".")[1], target(**keywords))
+            node = self.graph.create_node("call_module", path, arguments, name=name)
+        else:
+            node = self.graph.create_node("call_function", target, arguments, keywords, name=name)
+        node.meta["onnx"] = step.node.op_type, step.name
+        if len(step.outputs) == 1:
+            self.values[step.outputs[0]] = node
+            return
+        for i, output in enumerate(step.outputs):
+            if output:
+                self.values[output] = self.graph.call_function(_item, (node, i))
+
+    def _argument(self, step: Step, name: str, form: Form) -> Any:
+        if not name:
+            return None
+        value = self.values[name]
+        if form in _NUMBERS and not isinstance(value, fx.Node):
+            return value.node if isinstance(value, Sizes) else _as_number(value.tensor, form)
+        if form is Form.STATISTIC and self.readers[name] > 1:
+            self.tied.append(name)
+            return self.graph.call_function(_copy, (self._tensor(name),))
+        return self._tensor(name)
+
+    def _tensor(self, name: str) -> fx.Node:
+        value = self.values[name]
+        if isinstance(value, fx.Node):
+            return value
+        if name not in self.tensor_nodes:
+            if isinstance(value, Sizes):
+                self.tensor_nodes[name] = self.graph.call_function(
+                    sizes.tensor, (value.node, self.first_input, value.dtype)
+                )
+            else:
+                path = value.path or self._free("constant_" + re.sub(r"\W", "_", name))
+                place(self.root, path, value.tensor, trainable=False, persistent=value.path is not None)
+                self.tensor_nodes[name] = self._get(path)
+                self.values[name] = replace(value, path=path)
+        return self.tensor_nodes[name]
+
+    def _keywords(self, step: Step) -> dict[str, Any]:
+        keywords = {}
+        for name, value in step.attributes.items():
+            if isinstance(value, onnx.TensorProto):
+                path = self._free(f"constant_{name}_{len(self.graph.nodes)}")
+                place(self.root, path, to_tensor(value), trainable=False, persistent=False)
+                value = self._get(path)  # noqa: PLW2901
+            keywords[name] = value
+        return keywords | self._extras(step)
+
+    def _extras(self, step: Step) -> dict[str, Any]:
+        extras = {"n_outputs": len(step.outputs), "gate_value": self.gate_value}
+        return {n: v for n, v in extras.items() if n in step.converter.keywords()}
+
+
+_SIZE_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
+
+
+def _copy(statistic: Tensor) -> Tensor:
+    return statistic.detach().clone()
+
+
+def _item(values: tuple[Tensor, ...], i: int) -> Tensor:
+    return values[i]
+
+
+def _as_number(tensor: Tensor, form: Form) -> Any:
+    return tensor.item() if form is Form.SCALAR else tensor.reshape(-1).tolist()
+
+
+def is_weight(tensor: Tensor) -> bool:
+    """Whether training may change an initializer.
+
+    Rank 0 is how exporters write the numbers of a formula (the divisor sqrt(d), an epsilon), and a tensor
+    with infinities is a mask; neither is a weight.
+    """
+    return tensor.dtype in TRAINABLE and tensor.dim() > 0 and bool(torch.isfinite(tensor).all())

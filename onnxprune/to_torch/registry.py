@@ -1,0 +1,120 @@
+"""Which torch function or module stands for which ONNX op, from which opset version on.
+
+>>> @converts("Relu", since=6)
+... def relu(x: Tensor) -> Tensor:
+...     return torch.relu(x)
+
+A converter's signature is the ONNX schema: inputs positional in the schema's order, attributes keyword-only
+under their ONNX names. A module class takes the attributes in `__init__` and the inputs in `forward`.
+`n_outputs`, not an attribute, tells how many outputs the graph reads; with more than one the converter
+returns a tuple. A function of torch itself, which has no signature to read, is registered with the number of
+its tensor inputs: `converts("Relu", since=6, inputs=1)(torch.relu)`.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from torch import nn
+
+from onnxprune.to_torch.operands import Form, forms_of, is_module, signature
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Converter:
+    """`target` stands for `op` of `domain` from opset version `since` on."""
+
+    domain: str
+    op: str
+    since: int
+    target: Callable[..., Any]
+    inputs: int | None = None
+
+    @property
+    def call(self) -> Callable[..., Any]:
+        """What takes the inputs."""
+        return cast(type[nn.Module], self.target).forward if is_module(self.target) else self.target
+
+    def forms(self, inputs: int) -> tuple[Form, ...]:
+        """How each of `inputs` operands is passed."""
+        if self.inputs is not None:
+            return (Form.TENSOR,) * inputs
+        return forms_of(self.call, inputs)
+
+    def keywords(self) -> dict[str, inspect.Parameter]:
+        """The attributes it knows, and `n_outputs` or `gate_value` where it asks for them."""
+        if self.inputs is not None:
+            return {}
+        parameters = signature(self.target).parameters
+        return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+    def misfit(self, inputs: list[bool], attributes: set[str], outputs: int) -> str | None:
+        """Why a node with these inputs (False: left out), attributes and read outputs cannot be converted."""
+        keywords = self.keywords()
+        if unknown := sorted(attributes - keywords.keys()):
+            return f"attribute {unknown[0]!r} is not supported"
+        needed = {n for n, p in keywords.items() if p.default is p.empty} - {"n_outputs", "gate_value"}
+        if missing := sorted(needed - attributes):
+            return f"attribute {missing[0]!r} is missing"
+        if outputs > 1 and "n_outputs" not in keywords:
+            return f"output {outputs} is read, only the first is supported"
+        return self._misfit_inputs(inputs)
+
+    def _misfit_inputs(self, inputs: list[bool]) -> str | None:
+        if self.inputs is not None:
+            exact = len(inputs) == self.inputs and all(inputs)
+            return None if exact else f"{len(inputs)} inputs are given, {self.inputs} are needed"
+        positional = [p for n, p in signature(self.call).parameters.items() if n != "self"]
+        variadic = any(p.kind is p.VAR_POSITIONAL for p in positional)
+        positional = [p for p in positional if p.kind is p.POSITIONAL_OR_KEYWORD]
+        if len(inputs) > len(positional) and not variadic:
+            return f"{len(inputs)} inputs are given, {len(positional)} are supported"
+        for i, parameter in enumerate(positional):
+            if parameter.default is parameter.empty and not (i < len(inputs) and inputs[i]):
+                return f"input {i} ({parameter.name}) is missing"
+        return None
+
+
+_TABLE: dict[tuple[str, str], dict[int, Converter]] = {}
+
+
+def converts(op: str, *, since: int, domain: str = "", inputs: int | None = None) -> Callable[[T], T]:
+    """Register the decorated function or nn.Module class; ValueError if that version is taken."""
+
+    def register(target: T) -> T:
+        versions = _TABLE.setdefault((domain, op), {})
+        if since in versions:
+            raise ValueError(f"{op}-{since} has two converters: {versions[since].target} and {target}")
+        versions[since] = Converter(domain, op, since, target, inputs)
+        return target
+
+    return register
+
+
+def find(domain: str, op: str, opset: int) -> Converter | None:
+    """The converter with the largest `since` that is not above `opset`."""
+    _load_families()
+    versions = _TABLE.get(("" if domain == "ai.onnx" else domain, op), {})
+    known = sorted(versions)
+    place = bisect_right(known, opset)
+    return versions[known[place - 1]] if place else None
+
+
+def known() -> list[Converter]:
+    """Every converter, by domain, op and version."""
+    _load_families()
+    return [c for _, versions in sorted(_TABLE.items()) for _, c in sorted(versions.items())]
+
+
+@cache
+def _load_families() -> None:
+    package = importlib.import_module("onnxprune.to_torch")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"onnxprune.to_torch.{module.name}")

@@ -1,0 +1,150 @@
+"""Shape arithmetic on Python numbers.
+
+What a graph computes from `Shape` (the batch size for a Reshape, say) is worth nothing as tensors: on a GPU
+each use would wait for the device, and torch.compile would break the graph. These rules stand for the same
+ops where a value of rank 0 or 1 holds integers or booleans and descends from `Shape`: an int is a rank-0
+value, a list a rank-1 value. Their signatures are the converters', the ONNX schema.
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+Value: TypeAlias = int | list[int]
+
+RULES: dict[str, Callable[..., Value]] = {}
+
+
+def _rule(*ops: str) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
+    def register(rule: Callable[..., Value]) -> Callable[..., Value]:
+        RULES.update(dict.fromkeys(ops, rule))
+        return rule
+
+    return register
+
+
+def tensor(value: Value, like: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """`value` as a tensor where the other operands are."""
+    return torch.tensor(value, dtype=dtype, device=None if like is None else like.device)
+
+
+@_rule("Shape")
+def shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Value:
+    return list(x.shape[start:end])
+
+
+@_rule("Size")
+def size(x: Tensor) -> Value:
+    return math.prod(x.shape)
+
+
+@_rule("Gather")
+def gather(data: list[int], indices: Value, *, axis: int = 0) -> Value:
+    return [data[i] for i in indices] if isinstance(indices, list) else data[indices]
+
+
+@_rule("Slice")
+def slice_(data: list[int], starts: Value, ends: Value, axes: Value = 0, steps: Value = 1) -> Value:
+    (start,), (end,), (step,) = _many(starts), _many(ends), _many(steps)
+    if step < 0 and end < -len(data):
+        return data[start::step]
+    return data[start:end:step]
+
+
+@_rule("Concat")
+def concat(*parts: list[int], axis: int) -> Value:
+    return [v for part in parts for v in part]
+
+
+@_rule("Unsqueeze")
+def unsqueeze(data: Value, axes: Any = (0,)) -> Value:
+    return _many(data)
+
+
+@_rule("Squeeze", "ReduceProd")
+def squeeze(data: Value, axes: Any = (0,), *, keepdims: int = 0) -> Value:
+    result = math.prod(_many(data))
+    return [result] if keepdims else result
+
+
+@_rule("ReduceSum")
+def total(data: Value, axes: Any = (0,), *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Value:
+    return [sum(_many(data))] if keepdims else sum(_many(data))
+
+
+@_rule("Reshape")
+def reshape(data: Value, shape: list[int], *, allowzero: int = 0) -> Value:
+    return _many(data) if shape else _many(data)[0]
+
+
+@_rule("Identity", "Cast")
+def identity(data: Value, *, to: int = 0, saturate: int = 1, round_mode: str = "up") -> Value:
+    return data
+
+
+@_rule("Where")
+def where(condition: Value, x: Value, y: Value) -> Value:
+    return _aligned(lambda c, a, b: a if c else b, condition, x, y)
+
+
+@_rule("ConstantOfShape")
+def constant_of_shape(shape: list[int], *, value: Tensor | None = None) -> Value:
+    fill = 0 if value is None else int(value.item())
+    return [fill] * shape[0] if shape else fill
+
+
+@_rule("Range")
+def range_(start: Value, limit: Value, delta: Value) -> Value:
+    return list(range(_many(start)[0], _many(limit)[0], _many(delta)[0]))
+
+
+def _many(value: Value) -> list[int]:
+    return value if isinstance(value, list) else [value]
+
+
+def _aligned(function: Callable[..., int], *operands: Value) -> Value:
+    """`function` entry by entry, with numpy's broadcasting."""
+    if not any(isinstance(o, list) for o in operands):
+        return function(*operands)
+    lists = [_many(o) for o in operands]
+    length = max(map(len, lists))
+    return [function(*entry) for entry in zip(*(v * (length // len(v)) for v in lists), strict=True)]
+
+
+def quotient(a: int, b: int) -> int:
+    """Integer division towards zero, ONNX's Div."""
+    return a // b if (a >= 0) == (b >= 0) else -(-a // b)
+
+
+def _elementwise(op: str, function: Callable[..., int]) -> None:
+    def rule(*operands: Value) -> Value:
+        return _aligned(function, *operands)
+
+    rule.__name__ = rule.__qualname__ = op.lower() + "_"
+    globals()[rule.__name__] = _rule(op)(rule)  # fx writes the call by this name
+
+
+_ENTRYWISE: dict[str, Callable[..., int]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": quotient,
+    "Neg": operator.neg,
+    "Abs": abs,
+    "Min": min,
+    "Max": max,
+    "Equal": operator.eq,
+    "Less": operator.lt,
+    "LessOrEqual": operator.le,
+    "Greater": operator.gt,
+    "GreaterOrEqual": operator.ge,
+    "Not": operator.not_,
+    "And": lambda a, b: bool(a) and bool(b),
+    "Or": lambda a, b: bool(a) or bool(b),
+}
+for _op, _function in _ENTRYWISE.items():
+    _elementwise(_op, _function)

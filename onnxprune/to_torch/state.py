@@ -1,0 +1,137 @@
+"""Initializers as module state: where each is kept, and back into the graph.
+
+A tensor is kept under its initializer's name, dots opening submodules, so that `state_dict()` has the names
+of the graph. A name that Python or nn.Module cannot hold ("", "forward", "a" beside "a.b") is kept under
+another one; `Renamed` still gives it its own name in every state_dict.
+"""
+
+import keyword
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, fx, nn
+
+from onnxprune.errors import ConversionError, ModelError, TrainingError
+from onnxprune.to_torch.operands import to_bytes, to_tensor
+
+INITIALIZERS = "onnx_initializers"  # GraphModule.meta key: initializer name -> attribute path
+_RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
+
+
+def attribute_paths(names: Iterable[str]) -> dict[str, str]:
+    """Each name's attribute path: itself where possible, else a free one."""
+    names = list(dict.fromkeys(names))
+    prefixes = {n[:i] for n in names for i in range(len(n)) if n[i] == "."}
+    taken = set(names) | prefixes
+    paths: dict[str, str] = {}
+    for name in names:
+        path, attempt = name, 0
+        if name in prefixes or not all(map(_is_attribute, name.split("."))):
+            stem = "tensor_" + re.sub(r"\W", "_", name)
+            while (path := f"{stem}_{attempt}") in taken:
+                attempt += 1
+            taken.add(path)
+        paths[name] = path
+    return paths
+
+
+def _is_attribute(part: str) -> bool:
+    speakable = part.isprintable() and not set(part) & {'"', "\\"}
+    return bool(part) and speakable and not keyword.iskeyword(part) and part not in _RESERVED
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """State-dict hooks that show each attribute path under its initializer's name."""
+
+    names: Mapping[str, str]  # attribute path -> initializer name
+
+    def attach(self, module: nn.Module) -> None:
+        module.register_state_dict_post_hook(self.saved)  # type: ignore[no-untyped-call]
+        module.register_load_state_dict_pre_hook(self.loading)  # type: ignore[no-untyped-call]
+
+    def saved(self, module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        self._rename(state, prefix, self.names)
+
+    def loading(self, module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        self._rename(state, prefix, {name: path for path, name in self.names.items()})
+
+    @staticmethod
+    def _rename(state: dict[str, Any], prefix: str, names: Mapping[str, str]) -> None:
+        moved = {prefix + new: state.pop(prefix + old) for old, new in names.items() if prefix + old in state}
+        state.update(moved)
+
+
+def place(root: nn.Module, path: str, tensor: Tensor, *, trainable: bool, persistent: bool = True) -> None:
+    """Keep `tensor` at `path` under `root`: a Parameter, or a buffer."""
+    *parents, leaf = path.split(".")
+    for part in parents:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        child = root._modules[part]
+        assert child is not None
+        root = child
+    if trainable:
+        root.register_parameter(leaf, nn.Parameter(tensor))
+    else:
+        root.register_buffer(leaf, tensor, persistent=persistent)
+
+
+def write_back(module: nn.Module, model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` whose initializers hold the values that `module` has now; nothing else differs.
+
+    `module` is what `load` made of `model`, trained or not, on any device. A tensor whose bits did not change
+    keeps its encoding. ModelError if `module` comes from another model; TrainingError, naming the tensor,
+    where training left NaN or infinity.
+    """
+    paths: Mapping[str, str] | None = getattr(module, "meta", {}).get(INITIALIZERS)
+    if paths is None:
+        raise ModelError("the module was not made by to_torch.load; pass the GraphModule that load returned")
+    tensors = {**dict(module.named_buffers(remove_duplicate=False)),
+               **dict(module.named_parameters(remove_duplicate=False))}  # fmt: skip
+    written = onnx.ModelProto()
+    written.CopyFrom(model)
+    unknown = set(paths) - {i.name for i in written.graph.initializer}
+    if unknown:
+        raise ModelError(
+            f"the model has no initializer {min(unknown)!r}; write back into the model that was loaded"
+        )
+    for initializer in written.graph.initializer:
+        if initializer.name in paths:
+            _write(initializer, tensors[paths[initializer.name]].detach())
+    return written
+
+
+def _write(initializer: onnx.TensorProto, tensor: Tensor) -> None:
+    if initializer.data_location == onnx.TensorProto.EXTERNAL:
+        raise ModelError(
+            f"initializer {initializer.name!r} is stored outside the model; load its external data first"
+        )
+    before = to_tensor(initializer)
+    if before.shape != tensor.shape or before.dtype != tensor.dtype:
+        raise ModelError(
+            f"initializer {initializer.name!r} is {before.dtype}{list(before.shape)} in the model and "
+            f"{tensor.dtype}{list(tensor.shape)} in the module; write back into the model that was loaded"
+        )
+    new = to_bytes(tensor)
+    if new == to_bytes(before):
+        return
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise TrainingError(
+            f"weight {initializer.name!r} holds NaN or infinity; train with a lower learning rate"
+        )
+    for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+        initializer.ClearField(field)
+    initializer.raw_data = new
+
+
+def read_initializer(initializer: onnx.TensorProto) -> Tensor:
+    """The tensor of an initializer; ConversionError names it where torch has no such type."""
+    try:
+        return to_tensor(initializer)
+    except ConversionError as error:
+        raise ConversionError(f"initializer {initializer.name!r}: {error}") from None

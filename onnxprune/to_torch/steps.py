@@ -1,0 +1,64 @@
+"""Each ONNX node with the converter that stands for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from onnxprune.errors import ConversionError
+from onnxprune.to_torch.operands import Form
+from onnxprune.to_torch.registry import Converter, find
+
+
+@dataclass(frozen=True)
+class Step:
+    """An ONNX node with its converter; `outputs` are those up to the last that is read."""
+
+    node: onnx.NodeProto
+    converter: Converter
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.node.name or self.node.output[0]
+
+    def forms(self) -> tuple[Form, ...]:
+        return self.converter.forms(len(self.node.input))
+
+
+def plan(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> list[Step]:
+    """Every node with its converter; one ConversionError names all nodes that have none."""
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    steps, offending = [], []
+    for node in graph.node:
+        outputs = tuple(node.output)
+        while len(outputs) > 1 and outputs[-1] not in read:
+            outputs = outputs[:-1]
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        converter = find(domain, node.op_type, opsets.get(domain, 1))
+        attributes = {a.name: _attribute(a) for a in node.attribute}
+        reason = "no converter" if converter is None else converter.misfit(
+            [bool(name) for name in node.input], set(attributes), len(outputs)
+        )  # fmt: skip
+        if reason or converter is None:
+            op = f"{domain}.{node.op_type}" if domain else node.op_type
+            offending.append(f"{node.name or node.output[0]!r} ({op}-{opsets.get(domain, 1)}: {reason})")
+        else:
+            steps.append(Step(node, converter, outputs, attributes))
+    if offending:
+        raise ConversionError(
+            f"{len(offending)} nodes cannot be expressed in PyTorch: {', '.join(offending)}; "
+            "replace them in the model, or register converters with to_torch.registry.converts"
+        )
+    return steps
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(v.decode() if isinstance(v, bytes) else v for v in value)
+    return value
