@@ -2,8 +2,8 @@
 
     python tools/torchvision_law.py --cache ~/.cache/onnxprune-zoo
 
-Every network is exported by both torch exporters, with static and with dynamic batch (and one of them with its
-BatchNormalization nodes kept), then slimmed to half of its channels in a process of its own. One table and one
+Every network is exported by both torch exporters, with static and dynamic batch (and one of them with its
+BatchNormalization nodes kept), then slimmed to half of its channels in its own process. One table and one
 JSON object say what was reached; exit code 1 if any model misses max_rel_error <= 1e-5 or MACs kept <= 0.30.
 Exports and finished results stay in the cache folder, so an interrupted run continues where it stopped.
 """

@@ -1,0 +1,32 @@
+"""The blocks of the random graphs, one file per op family, as in `onnxprune/ops`."""
+
+from blocks import (
+    activation,
+    conv,
+    elementwise,
+    join,
+    linear,
+    norm,
+    pool,
+    reduce,
+    reshape,
+    resize,
+    unruled,
+)
+from blocks.registry import BLOCKS, Block
+
+__all__ = [
+    "BLOCKS",
+    "Block",
+    "activation",
+    "conv",
+    "elementwise",
+    "join",
+    "linear",
+    "norm",
+    "pool",
+    "reduce",
+    "reshape",
+    "resize",
+    "unruled",
+]
