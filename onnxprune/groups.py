@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -62,6 +61,7 @@ class Groups:
     """Per value and axis; None where the axis is dynamic or has one entry."""
     virtual: dict[tuple[int, str], Labels]
     """Labels of factors, by node index and factor name."""
+    values: dict[str, Value]
     atoms: Atoms
     reasons: list[Reason]
     groups: tuple[Group, ...] = ()
@@ -122,6 +122,7 @@ def find(model: Model, also_frozen: dict[str, str] | None = None) -> Groups:
         builder.links,
         builder.labels,
         builder.virtual,
+        builder.values,
         solve(builder.statements),
         builder.reasons,
     )
@@ -339,15 +340,14 @@ def _sources(groups: Groups, atom: int) -> list[int]:
 
 
 def _name(tensors: dict[str, gs.Tensor], members: tuple[Member, ...]) -> str:
-    """The weight that makes these channels, as the exporter called it; else the node; else the tensor."""
+    """The weight that makes these channels, as the exporter called it; else the node that does; else the tensor."""
     for member in members:
-        tensor = tensors[member.tensor]
-        if isinstance(tensor, gs.Constant) and len(tensor.shape) > 1 and not _made_up(member.tensor):
-            return member.tensor.removesuffix(".weight")
-    for member in members:
-        if not isinstance(tensors[member.tensor], gs.Constant):
-            producers = tensors[member.tensor].inputs
-            return str(producers[0].name if producers else member.tensor)
+        producers = tensors[member.tensor].inputs
+        if producers:
+            weights = [t for t in producers[0].inputs[1:] if isinstance(t, gs.Constant) and len(t.shape) > 1]
+            if weights and not _made_up(weights[0].name):
+                return str(weights[0].name.removesuffix(".weight"))
+            return str(producers[0].name)
     return members[0].tensor if members else "channels"
 
 
@@ -363,7 +363,3 @@ def _unique(name: str, taken: set[str]) -> str:
     taken.add(candidate)
     return candidate
 
-
-def weight_count(shape: Any) -> int:
-    """Entries of a tensor."""
-    return prod(shape)

@@ -106,7 +106,6 @@ def gather(node: Node) -> Links:
         links.frozen.append(Frozen(At("in0", axis), "takes a single entry", chosen))
     else:
         links.same.append(Same(At("in0", axis), At("out0", axis), chosen))
-    links.free.append(At("in1", 0))
     return links
 
 

@@ -1,0 +1,170 @@
+"""From scores and a ratio to a plan: how many channels of each group stay, and which."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from onnxprune.cost import BY, CostModel
+from onnxprune.errors import PlanError
+from onnxprune.groups import Group, Groups
+from onnxprune.plan import Plan
+
+log = logging.getLogger(__name__)
+
+STEPS = ((64, 16), (32, 8), (16, 4))
+"""For groups of at least so many channels, kept counts in steps of so many: onnxruntime's CPU kernels work on 16 lanes
+and odd counts run slower than the full width (measured on AVX-512; narrower groups could not meet a ratio)."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How much to keep, and within which bounds."""
+
+    ratio: float
+    by: str = "channels"
+    multiple_of: int | str = "auto"
+    min_channels: int = 1
+    scope: str = "layer"
+    """`layer`: the same fraction of every group; `global`: the best channels wherever they are."""
+    keep: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.ratio, int | float) and 0 < self.ratio <= 1):
+            raise PlanError(f"ratio {self.ratio} is not in (0, 1]; it is the fraction that is kept, such as 0.5")
+        if self.by not in BY:
+            raise PlanError(f"by '{self.by}' is unknown; choose one of {', '.join(BY)}")
+        if self.scope not in ("layer", "global"):
+            raise PlanError(f"scope '{self.scope}' is unknown; choose layer or global")
+        if self.multiple_of != "auto" and (not isinstance(self.multiple_of, int) or self.multiple_of < 1):
+            raise PlanError(f"multiple-of {self.multiple_of} is neither 'auto' nor a number from 1 on")
+        if self.min_channels < 1:
+            raise PlanError(f"min-channels {self.min_channels} must be 1 or more")
+
+
+def protected(groups: Groups, wish: Wish) -> set[str]:
+    """Groups that `--keep` or `--only` take out of the game. Raises PlanError for patterns that match nothing."""
+    for pattern in (*wish.keep, *wish.only):
+        if not any(_matches(group, pattern) for group in groups):
+            raise PlanError(f"pattern '{pattern}' matches no prunable group, tensor or node; see onnxprune inspect")
+    return {
+        group.name
+        for group in groups
+        if any(_matches(group, pattern) for pattern in wish.keep)
+        or (wish.only and not any(_matches(group, pattern) for pattern in wish.only))
+    }
+
+
+def _matches(group: Group, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (group.name, *(m.tensor for m in group.members)))
+
+
+def choose(groups: Groups, costs: CostModel, scores: Mapping[str, np.ndarray], wish: Wish) -> Plan:
+    """The plan that keeps the best-scored channels, as many as the wish asks for.
+
+    `scores`: per group, one number a channel, comparable between groups where the scope is global. Warns where the
+    ratio is missed by more than 0.02. Raises PlanError where nothing can be pruned.
+    """
+    if not groups.groups:
+        raise PlanError(f"{groups.model.where}: nothing can be pruned; onnxprune inspect says why")
+    whole = protected(groups, wish)
+    ranges = [_allowed(group, wish, group.name in whole) for group in groups]
+    target = _target(costs, groups, whole, wish)
+    wanted = _uniform(groups) if wish.scope == "layer" else _global(groups, scores)
+    counts = _settle(costs, wish.by, target, ranges, wanted)
+    reached = float(costs.fraction(wish.by, counts))
+    if abs(reached - target) > 0.02:
+        log.warning(
+            "asked for %.3f of the %s, reached %.3f: %s",
+            target, wish.by, reached,
+            "what cannot be pruned, or the least a group may keep, is already more"
+            if reached > target else "groups are too coarse to come closer",
+        )  # fmt: skip
+    kept = {
+        group.name: np.sort(np.argsort(-scores[group.name], kind="stable")[:count])
+        for group, count in zip(groups, counts, strict=True)
+    }
+    return Plan(kept)
+
+
+def _target(costs: CostModel, groups: Groups, whole: set[str], wish: Wish) -> float:
+    """The fraction of `by` to reach; of channels the ratio speaks of those that may be pruned."""
+    if wish.by != "channels":
+        return float(wish.ratio)
+    total = sum(group.size for group in groups)
+    kept = sum(group.size for group in groups if group.name in whole)
+    return (kept + wish.ratio * (total - kept)) / total
+
+
+def _allowed(group: Group, wish: Wish, whole: bool) -> list[int]:
+    """The counts this group may keep, ascending."""
+    if whole:
+        return [group.size]
+    step = _step(group.size) if wish.multiple_of == "auto" else int(wish.multiple_of)
+    least = min(max(wish.min_channels, 1), group.size)
+    counts = [n for n in range(step, group.size, step) if n >= least]
+    return [*counts, group.size] if counts or step > 1 else [*range(least, group.size + 1)]
+
+
+def _step(size: int) -> int:
+    return next((step for least, step in STEPS if size >= least), 1)
+
+
+Wanted = Callable[[float], list[float]]
+"""How many channels each group would keep, as real numbers, at a setting from 0 (least) to 1 (all)."""
+
+
+def _uniform(groups: Groups) -> Wanted:
+    return lambda t: [t * group.size for group in groups]
+
+
+def _global(groups: Groups, scores: Mapping[str, np.ndarray]) -> Wanted:
+    """Channels above the t-quantile of all scores, each group's taken relative to its mean."""
+    relative = [scores[group.name] / max(float(np.mean(scores[group.name])), 1e-30) for group in groups]
+    everything = np.sort(np.concatenate(relative))[::-1]
+
+    def wanted(t: float) -> list[float]:
+        count = round(t * len(everything))
+        bar = everything[count - 1] if count else math.inf
+        return [float((r >= bar).sum()) for r in relative]
+
+    return wanted
+
+
+def _settle(
+    costs: CostModel, by: str, target: float, ranges: Sequence[list[int]], wanted: Wanted
+) -> list[int]:
+    """Allowed counts whose cost is nearest to the target, each close to what is wanted of it."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        real = [min(max(w, r[0]), r[-1]) for w, r in zip(wanted(middle), ranges, strict=True)]
+        low, high = (middle, high) if costs.fraction(by, real) < target else (low, middle)
+    real = wanted(high)
+    counts = [max([n for n in r if n <= w + 1e-9], default=r[0]) for w, r in zip(real, ranges, strict=True)]
+    return _fill(costs, by, target, ranges, real, counts)
+
+
+def _fill(
+    costs: CostModel, by: str, target: float, ranges: Sequence[list[int]], real: list[float], counts: list[int]
+) -> list[int]:
+    """Steps up, the group furthest below its wish first, while that brings the cost closer to the target."""
+    reached = float(costs.fraction(by, counts))
+    closed: set[int] = set()
+    while reached < target:
+        open_groups = [g for g in range(len(counts)) if g not in closed and counts[g] < ranges[g][-1]]
+        if not open_groups:
+            break
+        g = max(open_groups, key=lambda k: (real[k] - counts[k]) / ranges[k][-1])
+        candidate = list(counts)
+        candidate[g] = ranges[g][ranges[g].index(counts[g]) + 1]
+        fraction = float(costs.fraction(by, candidate))
+        if abs(fraction - target) < abs(reached - target):
+            counts, reached = candidate, fraction
+        else:
+            closed.add(g)
+    return counts

@@ -1,0 +1,145 @@
+"""MACs, parameters and channels, of a model or of what a plan leaves of it.
+
+costs = CostModel(groups)
+costs.fraction("macs", [size // 2 for size in costs.sizes])
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.groups import Groups, operand
+from onnxprune.axes import Place, Virtual
+from onnxprune.labels import Labels
+
+BY = ("channels", "params", "macs")
+
+Form = tuple[tuple[float, tuple[int, ...]], ...]
+"""How many entries an axis has: the sum of coefficient * product of the open fractions of these groups."""
+Term = tuple[float, tuple[Form, ...]]
+"""A number times the lengths of some axes."""
+
+
+class CostModel:
+    """What a model costs as a function of how many channels of each group are open.
+
+    Only + and * are applied to `open`, so it may hold ints, floats or torch scalars, and gradients reach both sides
+    of every op. Exact for every plan, except where an op sees a part of a grid (heads x head dims): there it is the
+    expected value; `exact` counts those too.
+    """
+
+    def __init__(self, groups: Groups) -> None:
+        self.groups = groups
+        self.names = tuple(group.name for group in groups)
+        self.sizes = tuple(group.size for group in groups)
+        self._forms: dict[int, Form] = {}
+        self._axes: dict[str, list[tuple[float, list[Labels]]]] = {
+            "params": list(_weights(groups)),
+            "macs": list(_products(groups)),
+        }
+        self._terms: dict[str, list[Term]] = {
+            by: [(factor, tuple(self._form(labels) for labels in axes)) for factor, axes in products]
+            for by, products in self._axes.items()
+        }
+        self._terms["channels"] = [(1.0, (((float(size), (g,)),),)) for g, size in enumerate(self.sizes)]
+        self.total = {by: float(self.count(by, self.sizes)) for by in BY}
+
+    def count(self, by: str, open: Sequence[Any]) -> Any:  # noqa: A002 - the field's word for it
+        """Channels, parameters or MACs (of one sample) with `open[g]` channels of group g open."""
+        fractions = [n * (1.0 / size) for n, size in zip(open, self.sizes, strict=True)]
+        lengths: dict[Form, Any] = {}
+        total: Any = 0.0
+        for factor, forms in self._terms[by]:
+            product: Any = factor
+            for form in forms:
+                if form not in lengths:
+                    lengths[form] = sum(c * prod(fractions[g] for g in groups) for c, groups in form)
+                product = product * lengths[form]
+            total = total + product
+        return total
+
+    def fraction(self, by: str, open: Sequence[Any]) -> Any:  # noqa: A002
+        """`count` as a fraction of the whole model's."""
+        return self.count(by, open) * (1.0 / max(self.total[by], 1.0))
+
+    def unit_costs(self, by: str, open: Sequence[Any]) -> np.ndarray:  # noqa: A002
+        """Per group, what one more closed channel saves, shape (groups,), in units of `count`."""
+        fractions = [float(n) / size for n, size in zip(open, self.sizes, strict=True)]
+        slopes = np.zeros(len(self.sizes))
+        for factor, forms in self._terms[by]:
+            lengths = [sum(c * prod(fractions[g] for g in groups) for c, groups in form) for form in forms]
+            for position, form in enumerate(forms):
+                others = factor * prod(lengths[:position] + lengths[position + 1 :])
+                for c, groups in form:
+                    for g in groups:
+                        rest = prod(fractions[h] for h in groups if h != g)
+                        slopes[g] += others * c * rest
+        return slopes / np.asarray(self.sizes or (1,))[: len(slopes)]
+
+    def exact(self, removed: np.ndarray) -> dict[str, float]:
+        """The costs that are left when these atoms are gone, as fractions of the whole."""
+        open_atoms = ~removed
+        atom_of = self.groups.atoms.of
+        left = {
+            by: sum(factor * prod(int(open_atoms[atom_of[labels]].sum()) for labels in axes) for factor, axes in products)
+            for by, products in self._axes.items()
+        }
+        left["channels"] = float(sum(int(open_atoms[group.atoms].sum()) for group in self.groups))
+        return {by: left[by] / self.total[by] if self.total[by] else 1.0 for by in BY}
+
+    def _form(self, labels: Labels) -> Form:
+        """Counts the labels of an axis by what decides over them."""
+        key = int(labels[0])  # an axis is known by its first label
+        if key not in self._forms or len(labels) == 0:
+            counts: dict[tuple[int, ...], float] = {}
+            atoms, times = np.unique(self.groups.atoms.of[labels], return_counts=True)
+            for atom, n in zip(atoms.tolist(), times.tolist(), strict=True):
+                deciding = tuple(sorted({int(self.groups.group_of[a]) for a in _sources(self.groups, atom)}))
+                counts[deciding] = counts.get(deciding, 0.0) + n
+            self._forms[key] = tuple((n, deciding) for deciding, n in counts.items())
+        return self._forms[key]
+
+
+def _sources(groups: Groups, atom: int) -> list[int]:
+    """The free atoms that decide over this one; none where it stays."""
+    if groups.atoms.because[atom] >= 0:
+        return []
+    follows = groups.atoms.derived.get(atom)
+    return [atom] if follows is None else [s for f in follows for s in _sources(groups, f)]
+
+
+def _weights(groups: Groups) -> Any:
+    """Every float constant as (entries on unlabelled axes, labelled axes)."""
+    for tensor in groups.model.graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and np.issubdtype(np.dtype(tensor.dtype), np.floating):
+            axes = groups.labels.get(tensor.name, [None] * len(tensor.shape))
+            plain = prod(size for size, labels in zip(tensor.shape, axes, strict=True) if labels is None)
+            yield float(plain), [labels for labels in axes if labels is not None]
+
+
+def _products(groups: Groups) -> Any:
+    """Every op that multiplies and adds, as (its unlabelled sizes, its labelled axes), of one sample."""
+    for number, links in enumerate(groups.links):
+        if links is None or links.macs is None:
+            continue
+        factor, axes = 1.0 / groups.shapes.batch, []
+        for place in links.macs:
+            labels = None if isinstance(place, int) else groups.place(number, place)
+            if labels is not None:
+                axes.append(labels)
+            else:
+                factor *= _size(groups, number, place)
+        yield factor, axes
+
+
+def _size(groups: Groups, number: int, place: Place | int) -> int:
+    """The size of an axis without labels, at the first binding."""
+    if isinstance(place, int):
+        return place
+    if isinstance(place, Virtual):
+        return max(place.size, 1)
+    value = operand(groups.nodes[number], place)
+    return value.sizes[place.axis][0] if value and value.sizes else 1

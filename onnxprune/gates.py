@@ -1,0 +1,222 @@
+"""Gates into a graph, gates out of it.
+
+A gate node is a call of the model-local function `onnxprune.Gate(x, w)` with the body `x * (w > 0)`: one visible node
+that runs in stock onnxruntime. `w` is laid out from one initializer per channel group, `gate/<group>`, shared by all of
+the group's sites. A site lies right before each op that sums the channel away, so a closed channel adds nothing to the
+sum, whatever came before it: channel-wise ops never mix channels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
+from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
+
+from onnxprune.axes import At
+from onnxprune.errors import ModelError
+from onnxprune.groups import Groups, operand
+from onnxprune.labels import Labels
+from onnxprune.model import Model
+
+DOMAIN = "onnxprune"
+PREFIX = "gate/"
+IR_VERSION = 8
+"""The first with model-local functions."""
+IR_KEY = "onnxprune.ir_version"
+"""Metadata entry of a gated model: the IR version to go back to."""
+
+
+def gate_function(opset: int) -> onnx.FunctionProto:
+    """`Gate(x, w)`: x times 1 where w > 0, times 0 elsewhere; `to` is the element type of x."""
+    zero = onnx.helper.make_tensor("zero", onnx.TensorProto.FLOAT, [], [0.0])
+    cast = onnx.helper.make_node("Cast", ["open"], ["mask"])
+    cast.attribute.add(name="to", ref_attr_name="to", type=onnx.AttributeProto.INT)
+    body = [
+        onnx.helper.make_node("Constant", [], ["zero"], value=zero),
+        onnx.helper.make_node("Greater", ["w", "zero"], ["open"]),
+        cast,
+        onnx.helper.make_node("Mul", ["x", "mask"], ["y"]),
+    ]
+    opsets = [onnx.helper.make_opsetid("", opset)]
+    return onnx.helper.make_function(DOMAIN, "Gate", ["x", "w"], ["y"], body, opsets, attributes=["to"])
+
+
+def insert(groups: Groups, latents: Mapping[str, np.ndarray]) -> int:
+    """Puts gates with these latents (by group name, shape (size,), open where > 0; 1 where not given) into the groups'
+    model, in place. Returns how many gate nodes there are.
+    """
+    model = groups.model
+    graph = model.graph
+    if groups.groups:
+        model.header.metadata_props.add(key=IR_KEY, value=str(model.header.ir_version))
+        model.header.ir_version = max(model.header.ir_version, IR_VERSION)
+        model.header.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
+        function = gate_function(graph.opset)
+        graph.functions.append(OnnxImporter.import_function(function, model_opset=graph.opset))
+    inserter = _Inserter(groups, latents)
+    for number, links in enumerate(groups.links):
+        by_operand: dict[str, list[At]] = {}
+        for at in links.summed if links is not None else ():
+            by_operand.setdefault(at.operand, []).append(at)
+        for sites in by_operand.values():
+            inserter.gate_operand(number, sites)
+    graph.nodes.extend(inserter.nodes)
+    graph.toposort()
+    return inserter.count
+
+
+@dataclass
+class _Inserter:
+    groups: Groups
+    latents: Mapping[str, np.ndarray]
+    nodes: list[gs.Node] = field(default_factory=list)
+    count: int = 0
+    gated: dict[tuple[str, tuple[int, ...]], gs.Variable] = field(default_factory=dict)
+    initializers: dict[int, gs.Constant] = field(default_factory=dict)
+    laid_out: dict[tuple[bytes, int], gs.Tensor] = field(default_factory=dict)
+
+    def gate_operand(self, number: int, sites: list[At]) -> None:
+        """Gates one input of a node on all the axes that the node sums away."""
+        node = self.groups.nodes[number]
+        value = operand(node, sites[0])
+        if value is None:
+            return
+        axes = []
+        for at in sites:
+            labels = self.groups.place(number, at)
+            if labels is not None and (self.groups.atoms.because[self.groups.atoms.of[labels]] < 0).any():
+                axes.append(at.axis)
+        tensor: gs.Tensor = value.raw
+        for k in range(len(axes)):
+            key = (value.name, tuple(axes[: k + 1]))
+            if key not in self.gated:
+                self.gated[key] = self._gate(tensor, value.name, axes[k], len(value.sizes or ()))
+            tensor = self.gated[key]
+        if axes:
+            node.raw.inputs[int(sites[0].operand[2:])] = tensor
+
+    def _gate(self, tensor: gs.Tensor, name: str, axis: int, rank: int) -> gs.Variable:
+        labels = self.groups.labels[name][axis]
+        if labels is None:
+            raise ModelError(f"'{name}' has no labels on axis {axis}")
+        weight = self._latent(labels, rank - axis - 1)
+        stem = f"{PREFIX}{name}/{axis}"
+        out = gs.Variable(f"{stem}/out", dtype=tensor.dtype, shape=getattr(tensor, "shape", None))
+        attributes = {"to": int(dtype_to_onnx(tensor.dtype)) if tensor.dtype is not None else onnx.TensorProto.FLOAT}
+        self.nodes.append(gs.Node("Gate", stem, attributes, [tensor, weight], [out], domain=DOMAIN))
+        self.count += 1
+        return out
+
+    def _latent(self, labels: Labels, trailing: int) -> gs.Tensor:
+        """The gates of an axis with these labels, followed by so many axes of one entry."""
+        key = (self.groups.atoms.of[labels].tobytes(), trailing)
+        if key not in self.laid_out:
+            flat = self._flat(labels)
+            self.laid_out[key] = self._reshaped(flat, len(labels), trailing) if trailing else flat
+        return self.laid_out[key]
+
+    def _flat(self, labels: Labels) -> gs.Tensor:
+        """One gate per label: a group's own initializer where it fits as it is, else entries gathered from several;
+        where several decide over an entry, the least of them.
+        """
+        sources = [_sources(self.groups, atom) for atom in self.groups.atoms.of[labels].tolist()]
+        numbers = sorted({int(self.groups.group_of[a]) for found in sources for a in found})
+        groups = [self.groups.groups[n] for n in numbers]
+        if len(groups) == 1 and [[a] for a in groups[0].atoms.tolist()] == sources:
+            return self._initializer(numbers[0])
+        stem = f"{PREFIX}layout_{len(self.laid_out)}"
+        position = {a: k for k, a in enumerate(np.concatenate([g.atoms for g in groups]).tolist())}
+        always = len(position)
+        width = max(len(found) for found in sources)
+        tables = [
+            [position[found[k]] if k < len(found) else always for found in sources] for k in range(width)
+        ]
+        one = gs.Constant(f"{stem}/open", np.ones(1, dtype=np.float32))
+        joined = self._node("Concat", f"{stem}/all", [*(self._initializer(n) for n in numbers), one], {"axis": 0})
+        picked = [
+            self._node("Gather", f"{stem}/pick{k}", [joined, gs.Constant(f"{stem}/index{k}", np.asarray(table))], {"axis": 0})
+            for k, table in enumerate(tables)
+        ]
+        return picked[0] if width == 1 else self._node("Min", f"{stem}/least", picked, {})
+
+    def _reshaped(self, tensor: gs.Tensor, size: int, trailing: int) -> gs.Tensor:
+        stem = f"{PREFIX}shape_{len(self.laid_out)}"
+        target = gs.Constant(f"{stem}/sizes", np.asarray([size] + [1] * trailing, dtype=np.int64))
+        return self._node("Reshape", stem, [tensor, target], {})
+
+    def _node(self, op: str, name: str, inputs: list[gs.Tensor], attributes: dict[str, int]) -> gs.Variable:
+        out = gs.Variable(f"{name}/out", dtype=np.dtype(np.float32))
+        self.nodes.append(gs.Node(op, name, attributes, inputs, [out]))
+        return out
+
+    def _initializer(self, number: int) -> gs.Constant:
+        if number not in self.initializers:
+            group = self.groups.groups[number]
+            values = self.latents.get(group.name, np.ones(group.size))
+            self.initializers[number] = gs.Constant(f"{PREFIX}{group.name}", np.asarray(values, dtype=np.float32))
+        return self.initializers[number]
+
+
+def _sources(groups: Groups, atom: int) -> list[int]:
+    """The free atoms that decide over this one; none where it stays open."""
+    if groups.atoms.because[atom] >= 0:
+        return []
+    follows = groups.atoms.derived.get(atom)
+    return [atom] if follows is None else sorted({s for f in follows for s in _sources(groups, f)})
+
+
+def is_gated(model: Model) -> bool:
+    """Whether the model holds gate nodes."""
+    return any(node.op == "Gate" and node.domain == DOMAIN for node in model.graph.nodes)
+
+
+def strip(model: Model) -> dict[str, np.ndarray]:
+    """Takes all gates out of the model, in place; returns the latents, by group name."""
+    graph = model.graph
+    latents = {
+        tensor.name.removeprefix(PREFIX): np.asarray(tensor.values)
+        for tensor in graph.tensors().values()
+        if isinstance(tensor, gs.Constant) and tensor.name.startswith(PREFIX) and not _is_layout(tensor)
+    }
+    for node in list(graph.nodes):
+        if node.op == "Gate" and node.domain == DOMAIN:
+            plain, gated = node.inputs[0], node.outputs[0]
+            for reader in list({id(r): r for r in gated.outputs}.values()):
+                for position, tensor in enumerate(reader.inputs):
+                    if tensor is gated:
+                        reader.inputs[position] = plain
+            node.inputs.clear()
+            node.outputs.clear()
+    graph.nodes = [node for node in graph.nodes if not (node.op == "Gate" and node.domain == DOMAIN)]
+    graph.functions = [function for function in graph.functions if function.domain != DOMAIN]
+    graph.cleanup(remove_unused_graph_inputs=False, remove_unused_node_outputs=False)
+    _restore_header(model)
+    return latents
+
+
+def _is_layout(tensor: gs.Constant) -> bool:
+    """Constants that lay latents out are read by Gather and Reshape in second place, or are the always open entry."""
+    return not all(_reads_as_latent(node, tensor) for node in tensor.outputs) or tensor.name.endswith("/open")
+
+
+def _reads_as_latent(node: gs.Node, tensor: gs.Constant) -> bool:
+    return bool(node.op in ("Concat", "Min") or (node.op == "Gate" and node.inputs[1] is tensor) or node.inputs[0] is tensor)
+
+
+def _restore_header(model: Model) -> None:
+    header = model.header
+    entries = [entry for entry in header.metadata_props if entry.key == IR_KEY]
+    if entries and entries[0].value.isdigit():
+        header.ir_version = int(entries[0].value)
+    others = [(entry.key, entry.value) for entry in header.metadata_props if entry.key != IR_KEY]
+    del header.metadata_props[:]
+    for key, value in others:
+        header.metadata_props.add(key=key, value=value)
+    opsets = [(entry.domain, entry.version) for entry in header.opset_import if entry.domain != DOMAIN]
+    del header.opset_import[:]
+    header.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in opsets)
+    graph = model.graph
+    graph.import_domains = [entry for entry in graph.import_domains or [] if entry.domain != DOMAIN] or None
