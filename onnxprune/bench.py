@@ -159,9 +159,12 @@ def ratio_of_medians(first: np.ndarray, later: np.ndarray) -> tuple[float, float
     """
     rounds = len(first)
     block = max(1, int(np.sqrt(rounds)))
-    starts = np.random.default_rng(0).integers(0, rounds, (_RESAMPLES, -(-rounds // block)))
-    chosen = ((starts[:, :, None] + np.arange(block)) % rounds).reshape(_RESAMPLES, -1)[:, :rounds]
-    ratios = np.median(first[chosen], axis=1) / np.median(later[chosen], axis=1)
+    rng = np.random.default_rng(0)
+    ratios = np.empty(_RESAMPLES)
+    for sample in range(_RESAMPLES):
+        starts = rng.integers(0, rounds, -(-rounds // block))
+        chosen = ((starts[:, None] + np.arange(block)) % rounds).ravel()[:rounds]
+        ratios[sample] = np.median(first[chosen]) / np.median(later[chosen])
     low, high = np.percentile(ratios, [2.5, 97.5])
     ratio = float(np.median(first) / np.median(later))
     return ratio, min(float(low), ratio), max(float(high), ratio)
