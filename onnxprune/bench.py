@@ -212,22 +212,33 @@ def _common_batch(inputs: Sequence[Sequence[Input]], names: Sequence[str], batch
     return 1 if samples is None else samples
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One run with inputs and outputs on the provider's device, so that no copy is timed."""
+
+    session: onnxruntime.InferenceSession
+    binding: onnxruntime.IOBinding
+    values: Mapping[str, onnxruntime.OrtValue]  # kept alive: on the CPU the binding only points at the arrays
+    queued: bool  # a GPU has not finished when the call returns
+
+    def __call__(self) -> None:
+        self.session.run_with_iobinding(self.binding)
+        if self.queued:
+            self.binding.synchronize_outputs()
+
+
 def _bound(
     session: onnxruntime.InferenceSession, inputs: Mapping[str, np.ndarray], provider: str
 ) -> Callable[[], None]:
-    """One run with inputs and outputs on the provider's device, so that no copy is timed."""
     binding = session.io_binding()
-    for name, array in inputs.items():
-        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, provider, 0))
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(array, provider, 0) for name, array in inputs.items()
+    }
+    for name, value in values.items():
+        binding.bind_ortvalue_input(name, value)
     for output in session.get_outputs():
         binding.bind_output(output.name, provider)
-
-    def run() -> None:
-        session.run_with_iobinding(binding)
-        if provider != "cpu":
-            binding.synchronize_outputs()  # work on a GPU is only queued by then
-
-    return run
+    return _Call(session, binding, values, provider != "cpu")
 
 
 def _warm_up(call: Callable[[], None], rounds: int, name: str, inputs: Mapping[str, np.ndarray]) -> None:
