@@ -55,7 +55,7 @@ class Importer:
         self,
         graph: onnx.GraphProto,
         steps: list[Step],
-        types: Mapping[str, onnx.TypeProto.Tensor],
+        types: Mapping[str, onnx.TypeProto],
         gate_value: Callable[[Tensor], Tensor] | None,
     ) -> None:
         self.proto, self.steps, self.types, self.gate_value = graph, steps, types, gate_value
@@ -144,8 +144,9 @@ class Importer:
 
     def _sizes(self, step: Step, inputs: list[Value | None]) -> Sizes | None:
         """The node on Python numbers, if that is what it computes."""
-        rule, output = sizes.RULES.get(step.node.op_type), self.types.get(step.node.output[0])
-        if rule is None or step.converter.domain or output is None or len(step.outputs) > 1:
+        rule = sizes.RULES.get(step.node.op_type)
+        output = self.types.get(step.node.output[0], onnx.TypeProto()).tensor_type
+        if rule is None or step.converter.domain or len(step.outputs) > 1:
             return None
         if not output.HasField("shape") or len(output.shape.dim) > 1 or output.elem_type not in _SIZE_TYPES:
             return None

@@ -1,11 +1,14 @@
 """Entries picked and placed by index."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from onnxprune.to_torch.conv import pad_spatial
+from onnxprune.to_torch.operands import Ints, ints
 from onnxprune.to_torch.registry import converts
 
 
@@ -67,12 +70,9 @@ def scatter_nd(data: Tensor, indices: Tensor, updates: Tensor, *, reduction: str
     flat = torch.zeros_like(places[0])
     for place, size in zip(places, shape[:length], strict=True):
         flat = flat * size + place
-    rows = data.reshape(-1, *shape[length:])
-    new = updates.reshape(-1, *shape[length:])
-    return rows.index_reduce(0, flat.reshape(-1), new, _REDUCE_ROWS[reduction]).reshape(shape)
-
-
-_REDUCE_ROWS = {"mul": "prod", "max": "amax", "min": "amin"}
+    rows = data.reshape(math.prod(shape[:length]), -1)
+    new = updates.reshape(flat.numel(), -1)
+    return rows.scatter_reduce(0, flat.reshape(-1, 1).expand_as(new), new, _REDUCE[reduction]).reshape(shape)
 
 
 @converts("Compress", since=9)
@@ -108,3 +108,32 @@ def tensor_scatter(
     if mode == "circular":
         places = places % past.shape[axis]
     return past.scatter(axis, places.expand(update.shape), update)
+
+
+@converts("Col2Im", since=18)
+def col2im(
+    x: Tensor,
+    image_shape: Ints,
+    block_shape: Ints,
+    *,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+) -> Tensor:
+    """From [batch, channels * block, windows], any number of spatial axes; overlapping blocks add up."""
+    image, block = ints(image_shape), ints(block_shape)
+    rank = len(image)
+    strides, dilations, pads = strides or [1] * rank, dilations or [1] * rank, pads or [0] * 2 * rank
+    flat = torch.zeros((), dtype=torch.int64, device=x.device)
+    padded = [n + b + e for n, b, e in zip(image, pads[:rank], pads[rank:], strict=True)]
+    for axis, (n, k, s, d) in enumerate(zip(padded, block, strides, dilations, strict=True)):
+        count = (n - (k - 1) * d - 1) // s + 1
+        place = torch.arange(k, device=x.device)[:, None] * d + torch.arange(count, device=x.device) * s
+        view = [1] * 2 * rank
+        view[axis], view[rank + axis] = k, count
+        flat = flat * n + place.reshape(view)
+    entries = flat.reshape(-1)  # [block * windows]: where each goes in the padded image
+    channels = x.shape[1] // math.prod(block)
+    source = x.reshape(x.shape[0], channels, -1)
+    full = source.new_zeros(x.shape[0], channels, math.prod(padded)).index_add(2, entries, source)
+    return pad_spatial(full.reshape(x.shape[0], channels, *padded), [-p for p in pads])

@@ -35,3 +35,9 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 @converts("Einsum", since=12)
 def einsum(*operands: Tensor, equation: str) -> Tensor:
     return torch.einsum(equation.replace(" ", ""), *operands)
+
+
+@converts("Det", since=11)
+def det(x: Tensor) -> Tensor:
+    result: Tensor = torch.linalg.det(x)
+    return result

@@ -83,7 +83,7 @@ def number(value: Tensor | Sequence[float] | float) -> float:
     return value[0] if isinstance(value, Sequence) else value
 
 
-_DTYPES: dict[int, torch.dtype] = {
+DTYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT: torch.float32,
     onnx.TensorProto.DOUBLE: torch.float64,
     onnx.TensorProto.FLOAT16: torch.float16,
@@ -107,19 +107,19 @@ _DTYPES: dict[int, torch.dtype] = {
 # numpy has no such types of its own: the same bits under an integer type, viewed again in torch.
 _BITS: dict[torch.dtype, tuple[type[np.generic], torch.dtype]] = {
     torch.bfloat16: (np.int16, torch.int16),
-    **{d: (np.uint8, torch.uint8) for d in _DTYPES.values() if str(d).startswith("torch.float8")},
+    **{d: (np.uint8, torch.uint8) for d in DTYPES.values() if str(d).startswith("torch.float8")},
 }
 TRAINABLE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def dtype_of(code: int) -> torch.dtype:
     """The torch dtype of an ONNX element type; ConversionError where torch has none (strings, 4 bit)."""
-    if code not in _DTYPES:
+    if code not in DTYPES:
         name = onnx.TensorProto.DataType.Name(code) if code in onnx.TensorProto.DataType.values() else code
         raise ConversionError(
             f"PyTorch has no element type for {name}; cast the tensor to another type first"
         )
-    return _DTYPES[code]
+    return DTYPES[code]
 
 
 def to_tensor(proto: onnx.TensorProto) -> Tensor:

@@ -159,3 +159,13 @@ def top_k(
     (count,) = ints(k)
     best = values.narrow(axis, 0, count), places.narrow(axis, 0, count)
     return best if n_outputs > 1 else best[0]
+
+
+@converts("CumProd", since=26)
+def cum_prod(x: Tensor, axis: Scalar, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+    along = int(number(axis))
+    x = x.flip(along) if reverse else x
+    y = x.cumprod(along, dtype=x.dtype)
+    if exclusive:
+        y = torch.cat([torch.ones_like(y.narrow(along, 0, 1)), y.narrow(along, 0, y.shape[along] - 1)], along)
+    return y.flip(along) if reverse else y

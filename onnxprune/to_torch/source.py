@@ -10,13 +10,14 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from torch import Tensor, fx
 
 from onnxprune.errors import ConversionError, ModelError
+from onnxprune.to_torch.expand import expand
 from onnxprune.to_torch.importer import Importer
 from onnxprune.to_torch.registry import find
 from onnxprune.to_torch.steps import plan
 
 log = logging.getLogger(__name__)
 
-OPSETS = range(7, 25)
+OPSETS = range(7, 29)
 _STRIP = 1024  # bytes; larger initializers hold no shapes, and shape inference need not copy them
 
 
@@ -47,8 +48,12 @@ def load(
     if model.graph.sparse_initializer:
         name = model.graph.sparse_initializer[0].values.name
         raise ConversionError(f"initializer {name!r} is sparse; store it dense first")
-    steps = plan(model.graph, opsets)
-    return Importer(model.graph, steps, _types(model), gate_value).run()
+    types = _types(model)
+    while (deeper := expand(model, types)) is not None:
+        model = deeper
+        types = _types(model)
+    steps = plan(model.graph, opsets, types)
+    return Importer(model.graph, steps, types, gate_value).run()
 
 
 def _read(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
@@ -69,7 +74,7 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.inliner.inline_selected_functions(model, kept, exclude=True)
 
 
-def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
+def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     """The type of every value that shape inference can tell, without a copy of the large weights."""
     light = onnx.ModelProto(ir_version=model.ir_version)
     light.opset_import.extend(model.opset_import)
@@ -90,4 +95,7 @@ def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     except onnx.shape_inference.InferenceError as error:
         log.warning("shape inference failed, shape arithmetic stays on tensors: %s", error)
         return {}
-    return {v.name: v.type.tensor_type for v in (*inferred.value_info, *inferred.output)}
+    typed = {v.name: v.type for v in (*inferred.input, *inferred.value_info, *inferred.output)}
+    for held in model.graph.initializer:
+        typed[held.name] = onnx.helper.make_tensor_type_proto(held.data_type, held.dims)
+    return typed

@@ -7,7 +7,7 @@ from typing import Any
 import onnx
 
 from onnxprune.errors import ConversionError
-from onnxprune.to_torch.operands import Form
+from onnxprune.to_torch.operands import DTYPES, Form
 from onnxprune.to_torch.registry import Converter, find
 
 
@@ -28,7 +28,9 @@ class Step:
         return self.converter.forms(len(self.node.input))
 
 
-def plan(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> list[Step]:
+def plan(
+    graph: onnx.GraphProto, opsets: Mapping[str, int], types: Mapping[str, onnx.TypeProto]
+) -> list[Step]:
     """Every node with its converter; one ConversionError names all nodes that have none."""
     read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     steps, offending = [], []
@@ -39,9 +41,11 @@ def plan(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> list[Step]:
         domain = "" if node.domain == "ai.onnx" else node.domain
         converter = find(domain, node.op_type, opsets.get(domain, 1))
         attributes = {a.name: _attribute(a) for a in node.attribute}
-        reason = "no converter" if converter is None else converter.misfit(
-            [bool(name) for name in node.input], set(attributes), len(outputs)
-        )  # fmt: skip
+        if converter is None:
+            reason: str | None = "no converter"
+        else:
+            given = [bool(name) for name in node.input]
+            reason = _untyped(node, types) or converter.misfit(given, set(attributes), len(outputs))
         if reason or converter is None:
             op = f"{domain}.{node.op_type}" if domain else node.op_type
             offending.append(f"{node.name or node.output[0]!r} ({op}-{opsets.get(domain, 1)}: {reason})")
@@ -53,6 +57,26 @@ def plan(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> list[Step]:
             "replace them in the model, or register converters with to_torch.registry.converts"
         )
     return steps
+
+
+def _untyped(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) -> str | None:
+    """Why PyTorch cannot hold or compute the node's values."""
+    for name in (*node.input, *node.output):
+        value = types.get(name, onnx.TypeProto())
+        if value.WhichOneof("value") not in ("tensor_type", None):
+            return f"{name!r} is not a tensor"
+        code = value.tensor_type.elem_type
+        if code and code not in DTYPES:
+            return f"PyTorch has no element type {onnx.TensorProto.DataType.Name(code)}"
+        if code in _WIDE_UNSIGNED and node.op_type in _NOT_ON_WIDE_UNSIGNED:
+            return f"PyTorch does not compute on {onnx.TensorProto.DataType.Name(code)}"
+    return None
+
+
+_WIDE_UNSIGNED = (onnx.TensorProto.UINT16, onnx.TensorProto.UINT32, onnx.TensorProto.UINT64)
+_NOT_ON_WIDE_UNSIGNED = {
+    "Add", "Sub", "Div", "Mod", "BitwiseNot", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+}  # fmt: skip
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
