@@ -1,3 +1,33 @@
-"""onnxprune: prune any trained network as an ONNX file."""
+"""onnxprune: give it any trained network as ONNX, get back a smaller, faster one that does the same job.
+
+    import onnxprune
+
+    small = onnxprune.slim("model.onnx", "small.onnx", ratio=0.5)
+    small.verified.max_rel_error, small.kept["macs"]
+"""
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.inspection import Inspection, inspect
+from onnxprune.slimming import Gated, Slimmed, gate, slim
+from onnxprune.training.verb import Trained, train
+from onnxprune.verify import Verification, verify
+from onnxprune.bench import BenchResult, bench  # isort: skip - last, since importing a module of the same name rebinds it
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BenchResult",
+    "Gated",
+    "Inspection",
+    "OnnxpruneError",
+    "Slimmed",
+    "Trained",
+    "Verification",
+    "__version__",
+    "bench",
+    "gate",
+    "inspect",
+    "slim",
+    "train",
+    "verify",
+]

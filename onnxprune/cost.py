@@ -90,6 +90,17 @@ class CostModel:
         left["channels"] = float(sum(int(open_atoms[group.atoms].sum()) for group in self.groups))
         return {by: left[by] / self.total[by] if self.total[by] else 1.0 for by in BY}
 
+    def shares(self, by: str) -> np.ndarray:
+        """Per atom, the share of the MACs or parameters it has a part in, as in `count`'s slope at the whole model."""
+        spread = np.zeros(self.groups.atoms.count)
+        for factor, axes in self._axes[by]:
+            cost = factor * prod(len(labels) for labels in axes)
+            for labels in axes:
+                np.add.at(spread, self.groups.atoms.of[labels], cost / len(labels))
+        for atom, follows in reversed(self.groups.atoms.derived.items()):
+            spread[list(follows)] += spread[atom]
+        return np.minimum(spread / max(self.total[by], 1.0), 1.0)
+
     def _form(self, labels: Labels) -> Form:
         """Counts the labels of an axis by what decides over them."""
         key = int(labels[0])  # an axis is known by its first label
@@ -97,18 +108,10 @@ class CostModel:
             counts: dict[tuple[int, ...], float] = {}
             atoms, times = np.unique(self.groups.atoms.of[labels], return_counts=True)
             for atom, n in zip(atoms.tolist(), times.tolist(), strict=True):
-                deciding = tuple(sorted({int(self.groups.group_of[a]) for a in _sources(self.groups, atom)}))
+                deciding = tuple(sorted({int(self.groups.group_of[a]) for a in self.groups.deciding(atom)}))
                 counts[deciding] = counts.get(deciding, 0.0) + n
             self._forms[key] = tuple((n, deciding) for deciding, n in counts.items())
         return self._forms[key]
-
-
-def _sources(groups: Groups, atom: int) -> list[int]:
-    """The free atoms that decide over this one; none where it stays."""
-    if groups.atoms.because[atom] >= 0:
-        return []
-    follows = groups.atoms.derived.get(atom)
-    return [atom] if follows is None else [s for f in follows for s in _sources(groups, f)]
 
 
 def _weights(groups: Groups) -> Any:

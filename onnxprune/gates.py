@@ -122,7 +122,7 @@ class _Inserter:
         """One gate per label: a group's own initializer where it fits as it is, else entries gathered from several;
         where several decide over an entry, the least of them.
         """
-        sources = [_sources(self.groups, atom) for atom in self.groups.atoms.of[labels].tolist()]
+        sources = [self.groups.deciding(atom) for atom in self.groups.atoms.of[labels].tolist()]
         numbers = sorted({int(self.groups.group_of[a]) for found in sources for a in found})
         groups = [self.groups.groups[n] for n in numbers]
         if len(groups) == 1 and [[a] for a in groups[0].atoms.tolist()] == sources:
@@ -158,14 +158,6 @@ class _Inserter:
             values = self.latents.get(group.name, np.ones(group.size))
             self.initializers[number] = gs.Constant(f"{PREFIX}{group.name}", np.asarray(values, dtype=np.float32))
         return self.initializers[number]
-
-
-def _sources(groups: Groups, atom: int) -> list[int]:
-    """The free atoms that decide over this one; none where it stays open."""
-    if groups.atoms.because[atom] >= 0:
-        return []
-    follows = groups.atoms.derived.get(atom)
-    return [atom] if follows is None else sorted({s for f in follows for s in _sources(groups, f)})
 
 
 def is_gated(model: Model) -> bool:

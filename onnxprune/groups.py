@@ -1,6 +1,6 @@
 """From the rules of all nodes to channel groups: what can be pruned, and what not and why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -65,6 +65,8 @@ class Groups:
     atoms: Atoms
     reasons: list[Reason]
     groups: tuple[Group, ...] = ()
+    frozen_by_check: tuple[Group, ...] = ()
+    """Groups that the rules would let go, frozen because the check found them out."""
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
@@ -95,9 +97,12 @@ class Groups:
             gone[atom] = gone[list(follows)].any()
         return gone
 
-    def reason(self, atom: int) -> Reason | None:
-        index = int(self.atoms.because[atom])
-        return self.reasons[index] if index >= 0 else None
+    def deciding(self, atom: int) -> list[int]:
+        """The free atoms that decide over this one, ascending; none where it stays."""
+        if self.atoms.because[atom] >= 0:
+            return []
+        follows = self.atoms.derived.get(atom)
+        return [atom] if follows is None else sorted({s for f in follows for s in self.deciding(f)})
 
 
 def operand(node: Node, at: At) -> Value | None:
@@ -106,7 +111,7 @@ def operand(node: Node, at: At) -> Value | None:
     return side[number] if number < len(side) else None
 
 
-def find(model: Model, also_frozen: dict[str, str] | None = None) -> Groups:
+def find(model: Model, also_frozen: Mapping[str, str] | None = None) -> Groups:
     """Prepares `model` in place and finds its channel groups.
 
     `also_frozen`: groups (by name) that must stay whole, with the reason. Raises ModelError where the shapes of the
@@ -127,21 +132,16 @@ def find(model: Model, also_frozen: dict[str, str] | None = None) -> Groups:
         builder.reasons,
     )
     groups.groups = _collect(groups)
-    if also_frozen:
-        groups.groups = _without(groups, also_frozen)
+    _freeze(groups, also_frozen or {})
     return groups
 
 
-def _without(groups: Groups, also_frozen: dict[str, str]) -> tuple[Group, ...]:
-    left = []
-    for group in groups.groups:
-        if group.name in also_frozen:
-            groups.reasons.append(Reason(also_frozen[group.name], "onnxprune"))
-            groups.atoms.because[group.atoms] = len(groups.reasons) - 1
-        else:
-            left.append(group)
-    groups.__dict__.pop("group_of", None)
-    return tuple(left)
+def _freeze(groups: Groups, also_frozen: Mapping[str, str]) -> None:
+    groups.frozen_by_check = tuple(group for group in groups.groups if group.name in also_frozen)
+    groups.groups = tuple(group for group in groups.groups if group.name not in also_frozen)
+    for group in groups.frozen_by_check:
+        groups.reasons.append(Reason(also_frozen[group.name], "onnxprune"))
+        groups.atoms.because[group.atoms] = len(groups.reasons) - 1
 
 
 @dataclass
@@ -327,16 +327,9 @@ def _members(groups: Groups, places: list[tuple[Member | None, Labels]]) -> dict
         if member is None:
             continue
         for atom in np.unique(groups.atoms.of[labels]).tolist():
-            for source in _sources(groups, atom):
+            for source in groups.deciding(atom):
                 found.setdefault(source, []).append(member)
     return found
-
-
-def _sources(groups: Groups, atom: int) -> list[int]:
-    follows = groups.atoms.derived.get(atom)
-    if follows is None:
-        return [atom] if groups.atoms.because[atom] < 0 else []
-    return [source for factor in follows for source in _sources(groups, factor)]
 
 
 def _name(tensors: dict[str, gs.Tensor], members: tuple[Member, ...]) -> str:

@@ -3,6 +3,7 @@
 The graph itself is an onnx-graphsurgeon graph; what that library drops on a round trip is kept beside it.
 """
 
+import json
 import logging
 import os
 import tempfile
@@ -59,9 +60,7 @@ def load(source: str | Path | onnx.ModelProto | Model) -> Model:
     if isinstance(source, Model):
         return load_proto(to_proto(source), source.path)
     if isinstance(source, onnx.ModelProto):
-        proto = onnx.ModelProto()
-        proto.CopyFrom(source)
-        return load_proto(proto, None)
+        return load_proto(copy_of(source), None)
     path = Path(source)
     return load_proto(read(path), path)
 
@@ -292,10 +291,29 @@ def save(model: Model | onnx.ModelProto, path: str | Path, *, force: bool = True
             written = sorted(Path(scratch).iterdir(), key=lambda file: file == draft)  # the model goes last
             size = sum(file.stat().st_size for file in written)
             for file in written:
-                os.replace(file, folder / file.name)
+                file.replace(folder / file.name)
     except OSError as reason:
         raise OutputError(f"{path}: cannot be written ({reason.strerror}); free space or choose another place with -o") from None
     return size
+
+
+def write_text(path: str | Path, document: Any, *, force: bool = True) -> None:
+    """Writes a JSON document beside the target and renames it. Raises OutputError."""
+    path = writable(path, force=force)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        draft.replace(path)
+    except OSError as reason:
+        draft.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({reason.strerror}); free space or choose another place") from None
+
+
+def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that shares nothing with `proto`."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return copy
 
 
 def writable(path: str | Path, *, force: bool = True) -> Path:

@@ -37,7 +37,8 @@ class Plan:
 
 def fingerprint(groups: Groups) -> str:
     """Identifies the model's groups: their names, sizes and members."""
-    facts = [[g.name, g.size, [[m.tensor, m.axis] for m in g.members]] for g in groups]
+    every = sorted((*groups.groups, *groups.frozen_by_check), key=lambda group: group.name)
+    facts = [[g.name, g.size, [[m.tensor, m.axis] for m in g.members]] for g in every]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
@@ -57,6 +58,8 @@ def load(path: str | Path, groups: Groups) -> Plan:
         kept = {str(entry["name"]): np.asarray(entry["kept"], dtype=np.int64) for entry in document["groups"]}
     except (KeyError, TypeError, ValueError):
         raise PlanError(f"{path}: its groups are malformed; make it anew with --save-plan") from None
+    for group in groups.frozen_by_check:
+        kept.pop(group.name, None)
     return check(Plan(kept), groups, str(path))
 
 

@@ -1,0 +1,349 @@
+"""The command line: parse, call one function, print. Results on stdout, everything else on stderr."""
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnx
+
+from onnxprune import __version__, display
+from onnxprune import model as files
+from onnxprune.errors import DataError, ModelError, OnnxpruneError
+
+Command = Callable[..., None]
+
+
+class _Clean(click.Group):
+    """Turns every failure into one line and exit code 1, unless `--debug` asks for the traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except OnnxpruneError as error:
+            if ctx.params.get("debug"):
+                raise
+            _fail(str(error))
+        except KeyboardInterrupt:
+            _fail("interrupted; nothing was written")
+        except MemoryError:
+            _fail("not enough memory for this model; close other programs or use a smaller one")
+        except Exception as error:  # the contract: no traceback ever reaches a user
+            if ctx.params.get("debug"):
+                raise
+            text = " ".join(str(error).split())[:200]
+            _fail(f"unexpected {type(error).__name__}: {text}; run with `onnxprune --debug` and report the traceback")
+
+
+def _fail(text: str) -> None:
+    click.echo(f"Error: {' '.join(text.split())}", err=True)
+    sys.exit(1)
+
+
+class _Log(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"{record.levelname.capitalize()}: {' '.join(record.getMessage().split())}", err=True)
+
+
+@click.group(cls=_Clean, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="onnxprune")
+@click.option("--debug", is_flag=True, help="Show tracebacks and detailed logs.")
+def main(debug: bool) -> None:
+    """Prune any trained network given as an ONNX file.
+
+    \b
+    onnxprune gate model.onnx          put gates on the channels that belong together
+    onnxprune slim --ratio 0.5         cut channels out of the gated model, proven exact
+    onnxprune bench model.onnx model.slim.onnx
+    """
+    log = logging.getLogger("onnxprune")
+    log.handlers = [_Log()]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+# ---- options shared by several commands
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def apply(command: Command) -> Command:
+        return functools.reduce(lambda c, option: option(c), reversed(options), command)
+
+    return apply
+
+
+PATH = click.Path(path_type=Path)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
+output_ = click.option("-o", "--output", type=PATH, help="Where to write the model.")
+force_ = click.option("--force", is_flag=True, help="Overwrite an existing output.")
+seed_ = click.option("--seed", type=int, default=0, show_default=True, help="Makes a run repeatable.")
+provider_ = click.option("--provider", default="cpu", show_default=True, help="onnxruntime provider: cpu or cuda.")
+by_ = click.option("--by", type=click.Choice(["channels", "params", "macs"]), default="channels", show_default=True,
+                   help="What the ratio counts.")  # fmt: skip
+pixels_ = _options(
+    click.option("--mean", help="Per channel, of 0..1 pixels, such as .485,.456,.406 (default: ImageNet's)."),
+    click.option("--std", help="As --mean: the standard deviations."),
+)
+bounds_ = _options(
+    click.option("--keep", multiple=True, metavar="PATTERN", help="Groups, tensors or nodes whose channels stay."),
+    click.option("--only", multiple=True, metavar="PATTERN", help="Prune nothing but these."),
+    click.option("--multiple-of", default="auto", show_default=True, help="Kept counts are multiples of this."),
+    click.option("--min-channels", type=int, default=1, show_default=True, help="The least a group may keep."),
+    click.option("--scope", type=click.Choice(["layer", "global"]), default="layer", show_default=True,
+                 help="The same fraction of every group, or the best channels wherever they are."),
+)  # fmt: skip
+
+
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise DataError(f"{option} {text}: is no list of numbers; write it as .485,.456,.406") from None
+
+
+def _multiple(text: str) -> int | str:
+    return text if text == "auto" else int(text) if text.isdigit() else -1
+
+
+def _print(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(result.to_json(), default=_plain))
+    else:
+        show(result)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _named(path: Path, ending: str) -> Path:
+    """`model.onnx` or `model.gated.onnx` as `model<ending>`, in the same folder."""
+    stem = path.name.removesuffix(".onnx").removesuffix(".gated")
+    return path.with_name(stem + ending)
+
+
+def _target(output: Path | None, default: Path, force: bool) -> tuple[Path, bool]:
+    """Where to write, and whether it may overwrite: the command's own default names always may."""
+    return (default, True) if output is None else (output, force)
+
+
+def _feeds(data: Path | None, mean: str | None, std: str | None) -> Any:
+    """Inputs from `--data` for the proof: 64 samples, in batches of 2 or what the model prescribes."""
+    if data is None:
+        return None
+    from onnxprune.session import declared_inputs, fixed_batch
+    from onnxprune.training.data import load
+
+    def feeds(model: onnx.ModelProto) -> Iterator[dict[str, np.ndarray]]:
+        inputs = declared_inputs(model)
+        wanted = [(i.name, i.dtype, tuple(None if isinstance(n, str) else n for n in i.shape)) for i in inputs]
+        size = fixed_batch(inputs)
+        wanted = [(name, dtype, (None, *shape[1:]) if size else shape) for name, dtype, shape in wanted]
+        samples = load(data, wanted, mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"))
+        if size and len(samples) < size:
+            raise DataError(f"{data}: has {len(samples)} samples, the model takes {size} at a time; give at least so many")
+        yield from samples.batches(size or 2, limit=64 // (size or 1) * size if size and size <= 64 else size or 64)
+
+    return feeds
+
+
+# ---- commands
+
+
+@main.command()
+@click.argument("model", type=PATH)
+@as_json
+def inspect(model: Path, as_json: bool) -> None:
+    """What can be pruned, what not and why, and what it costs."""
+    from onnxprune.inspection import inspect as run
+
+    _print(run(model), as_json, display.inspection)
+
+
+@main.command()
+@click.argument("model", type=PATH)
+@output_
+@click.option("--plan", type=PATH, help="Close the gates of what this plan does not keep.")
+@force_
+@as_json
+def gate(model: Path, output: Path | None, plan: Path | None, force: bool, as_json: bool) -> None:
+    """Insert gates; the function stays, and the file runs in plain onnxruntime."""
+    from onnxprune.slimming import gate as run
+
+    target, force = _target(output, _named(model, ".gated.onnx"), force)
+    _print(run(model, target, plan=plan, force=force), as_json, display.gated)
+
+
+@main.command()
+@click.argument("model", type=PATH, required=False)
+@click.option("--data", type=PATH, help="Training samples: .npz, or a folder of images.")
+@click.option("--val", type=PATH, help="Samples for the metrics (default: a held-out share of --data).")
+@click.option("--ratio", type=float, default=0.5, show_default=True, help="The fraction to keep.")
+@by_
+@click.option("--method", type=click.Choice(["tgl", "finetune"]), default="tgl", show_default=True)
+@click.option("--epochs", type=int, default=10, show_default=True)
+@click.option("--batch-size", type=int, default=128, show_default=True)
+@click.option("--lr", type=float, default=0.03, show_default=True, help="Of the weights.")
+@click.option("--gate-lr", type=float, default=0.1, show_default=True, help="Of the gates.")
+@click.option("--task", default="auto", show_default=True, help="classification, regression, distillation, module:function.")
+@click.option("--augment", type=click.Choice(["none", "crop-flip"]), default="none", show_default=True)
+@click.option("--budget", type=click.Choice(["projection", "penalty"]), default="projection", show_default=True,
+              help="projection meets the ratio; penalty is the paper's form and may miss it.")
+@pixels_
+@output_
+@click.option("--run-dir", type=PATH, help="Checkpoints, metrics and config of the run.")
+@click.option("--resume", type=PATH, metavar="DIR", help="Continue the interrupted run in DIR; nothing else is needed.")
+@force_
+@seed_
+@as_json
+def train(  # fmt: skip
+    model: Path | None, data: Path | None, val: Path | None, ratio: float, by: str, method: str, epochs: int,
+    batch_size: int, lr: float, gate_lr: float, task: str, augment: str, budget: str, mean: str | None, std: str | None,
+    output: Path | None, run_dir: Path | None, resume: Path | None, force: bool, seed: int, as_json: bool,
+) -> None:
+    """Train gates and weights together until RATIO is kept, then the weights alone.
+
+    Without labels in the data the original model is the teacher. Writes a gated model back.
+    """
+    from onnxprune.training.settings import Settings
+    from onnxprune.training.verb import resume_request
+    from onnxprune.training.verb import train as run
+
+    if resume is not None:
+        request, settings = resume_request(resume)
+        model, data, target, force = Path(request.model), Path(request.data), Path(request.output or ""), True
+        val = Path(request.validation) if request.validation else None
+        means, stds = request.mean, request.std
+    else:
+        if model is None or data is None:
+            raise click.UsageError("give MODEL and --data, or --resume DIR")
+        settings = Settings(
+            ratio=ratio, by=by, method=method, epochs=epochs, batch_size=batch_size, lr=lr, gate_lr=gate_lr, task=task,
+            augment=augment, budget=budget, seed=seed, run_dir=str(run_dir) if run_dir else None,
+        )  # fmt: skip
+        target, force = _target(output, _named(model, ".gated.onnx"), force)
+        means, stds = _numbers(mean, "--mean"), _numbers(std, "--std")
+    with display.training(settings) as progress:
+        result = run(
+            model, data, target, settings=settings, validation=val, mean=means, std=stds, progress=progress,
+            resume=resume is not None, force=force,
+        )  # fmt: skip
+    _print(result, as_json, display.trained)
+
+
+@main.command()
+@click.argument("model", type=PATH, required=False)
+@click.option("--ratio", type=float, help="The fraction to keep.")
+@by_
+@click.option("--criterion", default="l2", show_default=True, help="How channels are ranked: l1 or l2.")
+@bounds_
+@click.option("--plan", type=PATH, help="Keep what this plan says.")
+@click.option("--save-plan", type=PATH, help="Write the decisions as JSON.")
+@click.option("--save-gated", type=PATH, help="Write the gated counterpart of the slim model.")
+@click.option("--data", type=PATH, help="Inputs to prove the result on, besides none (default: random ones).")
+@pixels_
+@output_
+@force_
+@seed_
+@as_json
+def slim(  # fmt: skip
+    model: Path | None, ratio: float | None, by: str, criterion: str, keep: tuple[str, ...], only: tuple[str, ...],
+    multiple_of: str, min_channels: int, scope: str, plan: Path | None, save_plan: Path | None,
+    save_gated: Path | None, data: Path | None, mean: str | None, std: str | None, output: Path | None, force: bool,
+    seed: int, as_json: bool,
+) -> None:
+    """Remove channels; the result is proven equal to its gated counterpart before it is written.
+
+    Without MODEL, the one *.gated.onnx of this folder.
+    """
+    from onnxprune.slimming import slim as run
+
+    model = _the_gated_one() if model is None else model
+    target, force = _target(output, _named(model, ".slim.onnx"), force)
+    result = run(
+        model, target, ratio=ratio, by=by, criterion=criterion, keep=keep, only=only, multiple_of=_multiple(multiple_of),
+        min_channels=min_channels, scope=scope, plan=plan, feeds=_feeds(data, mean, std), save_plan=save_plan,
+        save_gated=save_gated, force=force, seed=seed,
+    )  # fmt: skip
+    _print(result, as_json, display.slimmed)
+
+
+def _the_gated_one() -> Path:
+    found = sorted(Path().glob("*.gated.onnx"))
+    if len(found) != 1:
+        what = f"several gated models ({', '.join(map(str, found))})" if found else "no *.gated.onnx"
+        raise ModelError(f"{Path.cwd()}: holds {what}; give the model: onnxprune slim MODEL")
+    return found[0]
+
+
+@main.command()
+@click.argument("gated", type=PATH)
+@click.argument("slim", type=PATH)
+@click.option("--data", type=PATH, help="Inputs to compare on (default: random ones).")
+@pixels_
+@click.option("--tolerance", type=float, help="Largest max |a - b| / max |a| (default: 1e-5 for float32).")
+@provider_
+@seed_
+@as_json
+def verify(  # fmt: skip
+    gated: Path, slim: Path, data: Path | None, mean: str | None, std: str | None, tolerance: float | None,
+    provider: str, seed: int, as_json: bool,
+) -> None:
+    """Prove that two models compute the same on the same inputs; exit 1 where they do not."""
+    from onnxprune.verify import verify as run
+
+    make = _feeds(data, mean, std)
+    feeds = make(files.to_proto(files.load(gated))) if make else None
+    result = run(gated, slim, feeds=feeds, tolerance=tolerance, provider=provider, seed=seed)
+    _print(result, as_json, display.verification)
+    if not result.equal:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("models", type=PATH, nargs=-1, required=True)
+@provider_
+@click.option("--threads", type=int, help="Threads inside one op (default: onnxruntime's choice).")
+@click.option("--batch", type=int, help="Samples a run.")
+@click.option("--runs", type=int, help="Rounds; each runs every model once.")
+@click.option("--seconds", type=float, help="Rounds for so long (default: 5).")
+@click.option("--warmup", type=int, default=5, show_default=True)
+@click.option("--baseline", type=PATH, help="An earlier bench --json to compare the speed-up ratios with.")
+@click.option("--max-regression", default="5%", show_default=True, help="What a ratio may lose against the baseline.")
+@click.option("--min-speedup", type=float, help="The least speed-up over the first model.")
+@seed_
+@as_json
+def bench(  # fmt: skip
+    models: tuple[Path, ...], provider: str, threads: int | None, batch: int | None, runs: int | None,
+    seconds: float | None, warmup: int, baseline: Path | None, max_regression: str, min_speedup: float | None,
+    seed: int, as_json: bool,
+) -> None:
+    """Latency in onnxruntime, the models interleaved run by run; exit 1 where a bound is missed."""
+    from onnxprune.bench import bench as run
+    from onnxprune.targets import check
+
+    result = run(
+        models, provider=provider, threads=threads, batch=batch, runs=runs, seconds=seconds, warmup=warmup, seed=seed
+    )  # fmt: skip
+    _print(result, as_json, lambda measured: click.echo(measured.table()))
+    check(result, min_speedup=min_speedup, baseline=baseline, max_regression=max_regression)
+
+
+@main.command()
+@click.option("-o", "--output", "folder", type=PATH, help="Keep the models in this folder (default: a temporary one).")
+@click.option("--ratio", type=float, default=0.25, show_default=True, help="The fraction of the MACs to keep.")
+@click.option("--epochs", type=int, default=30, show_default=True)
+@seed_
+@as_json
+def demo(folder: Path | None, ratio: float, epochs: int, seed: int, as_json: bool) -> None:
+    """The whole way on the built-in model and data: gate, train, slim, verify, bench."""
+    from onnxprune.demo import demo as run
+
+    _print(run(folder, ratio=ratio, epochs=epochs, seed=seed), as_json, display.demo)

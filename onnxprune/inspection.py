@@ -1,0 +1,124 @@
+"""What can be pruned in a model, what cannot and why, and what it costs: `onnxprune inspect`."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxprune import gates
+from onnxprune import model as files
+from onnxprune.cost import CostModel
+from onnxprune.groups import Groups, Member, find, operand
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """One channel group; shares are of the parameters and MACs that it has a part in."""
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    prunable: bool
+    frozen_because: str | None
+    macs_share: float
+    params_share: float
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A reason for which weights keep their channels, and the share of the parameters it holds."""
+
+    because: str
+    op: str
+    params_share: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """`onnxprune inspect` as an object."""
+
+    model: str
+    macs: int
+    """Multiply-accumulates for one sample."""
+    params: int
+    bytes: int
+    groups: tuple[GroupFacts, ...]
+    frozen: tuple[Lock, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inspect(model: str | Path | onnx.ModelProto) -> Inspection:
+    """Channel groups of a model with their share of MACs and parameters, and what is frozen by which op.
+
+    A gated model is seen without its gates. Raises ModelError as `onnxprune.model.load`.
+    """
+    loaded = files.load(model)
+    size = loaded.path.stat().st_size if loaded.path else files.to_proto(loaded).ByteSize()
+    gates.strip(loaded)
+    groups = find(loaded)
+    costs = CostModel(groups)
+    shares = {by: costs.shares(by) for by in ("macs", "params")}
+    facts = [
+        GroupFacts(g.name, g.size, g.members, True, None, *(float(shares[by][g.atoms].sum()) for by in shares))
+        for g in groups
+    ]
+    frozen = list(_frozen_groups(groups, shares))
+    facts += frozen
+    return Inspection(
+        str(loaded.path or loaded.graph.name),
+        round(costs.total["macs"]),
+        round(costs.total["params"]),
+        size,
+        tuple(facts),
+        tuple(_locks(groups, frozen)),
+    )
+
+
+def _claimed_weight_axes(groups: Groups) -> Iterator[tuple[Member, np.ndarray]]:
+    """Axes of weights that some op treats as channels: kernel sizes and the like stay out."""
+    for number, links in enumerate(groups.links):
+        node = groups.nodes[number]
+        if links is None:
+            continue
+        whole = {fact.at for fact in links.frozen}
+        for at in links.mentioned() - whole:
+            value = operand(node, at)
+            labels = groups.place(number, at)
+            if value and labels is not None and isinstance(value.raw, gs.Constant) and len(value.raw.shape) > 1:
+                yield Member(value.name, at.axis), groups.atoms.of[labels]
+
+
+def _frozen_groups(groups: Groups, shares: dict[str, np.ndarray]) -> Iterator[GroupFacts]:
+    """Frozen channels of weights, together where they lie on the same axes for the same reason."""
+    axes: dict[int, list[Member]] = {}
+    for member, atoms in _claimed_weight_axes(groups):
+        for atom in np.unique(atoms).tolist():
+            if groups.atoms.because[atom] >= 0:
+                axes.setdefault(atom, []).append(member)
+    alike: dict[tuple[tuple[Member, ...], int], list[int]] = {}
+    for atom, members in axes.items():
+        alike.setdefault((tuple(dict.fromkeys(members)), int(groups.atoms.because[atom])), []).append(atom)
+    for (members, reason), found in alike.items():
+        chosen = np.asarray(found)
+        name = f"{members[0].tensor}[{members[0].axis}]"
+        share = {by: float(shares[by][chosen].sum()) for by in shares}
+        yield GroupFacts(
+            name, len(found), members, False, groups.reasons[reason].text, share["macs"], share["params"]
+        )
+
+
+def _locks(groups: Groups, frozen: list[GroupFacts]) -> Iterator[Lock]:
+    ops = {reason.text: reason.op for reason in groups.reasons}
+    held: dict[str, float] = {}
+    for group in frozen:
+        because = group.frozen_because or ""
+        held[because] = held.get(because, 0.0) + group.params_share
+    for because, share in sorted(held.items(), key=lambda item: -item[1]):
+        yield Lock(because, ops.get(because, ""), min(share, 1.0))
+

@@ -1,0 +1,328 @@
+"""`gate` and `slim`: the way from a model to a gated one, and to a smaller one that is proven to compute the same."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune import gates, rewrite
+from onnxprune import model as files
+from onnxprune import plan as plans
+from onnxprune.choose import Wish, choose
+from onnxprune.cost import CostModel
+from onnxprune.errors import LawError, ModelError, PlanError
+from onnxprune.groups import Groups, find
+from onnxprune.methods.magnitude import magnitude
+from onnxprune.plan import Plan
+from onnxprune.verify import Feed, Verification, verify
+
+log = logging.getLogger(__name__)
+
+ModelLike = str | Path | onnx.ModelProto
+TRAINED_KEY = "onnxprune.trained"
+"""Metadata entry of a trained gated model: `<ratio> <by>` as it was trained for."""
+
+
+@dataclass(frozen=True)
+class Gated:
+    """A gated model, and how far it is from the original with all gates open."""
+
+    model: onnx.ModelProto
+    output: str | None
+    groups: int
+    gates: int
+    max_rel_error: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "output": self.output, "groups": self.groups, "gates": self.gates, "max_rel_error": self.max_rel_error
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Slimmed:
+    """A slim model, proven equal to its gated counterpart."""
+
+    model: onnx.ModelProto
+    gated: onnx.ModelProto
+    output: str | None
+    asked: float | None
+    by: str
+    kept: Mapping[str, float]
+    """Fractions of the original's channels, params, macs and bytes."""
+    verified: Verification
+    seconds: float
+    """Analysis and rewriting; loading, checking and saving apart."""
+    plan: Mapping[str, Any]
+    frozen: Mapping[str, str] = field(default_factory=dict)
+    """Groups that the check found out and froze, with the reason."""
+
+    def to_json(self) -> dict[str, Any]:
+        verified = {k: v for k, v in self.verified.to_json().items() if k != "equal"}
+        return {
+            "output": self.output, "asked": self.asked, "by": self.by, "kept": dict(self.kept), "verified": verified,
+            "seconds": round(self.seconds, 3), "plan": dict(self.plan), "frozen": dict(self.frozen),
+        }  # fmt: skip
+
+
+def gate(
+    model: ModelLike, output: str | Path | None = None, *, plan: str | Path | None = None, force: bool = True
+) -> Gated:
+    """Inserts gates, all open or as `plan` says; with all of them open the function is unchanged, which is checked.
+
+    `output`: where to write the gated model; None only returns it. Raises ModelError, PlanError, LawError, OutputError.
+    """
+    if output is not None:
+        files.writable(output, force=force)
+    loaded = files.load(model)
+    if gates.is_gated(loaded):
+        raise ModelError(f"{loaded.where}: has gates already; give the model without them, or go on with train or slim")
+    groups = find(loaded)
+    if not groups.groups:
+        raise PlanError(f"{loaded.where}: nothing can be pruned; onnxprune inspect says why")
+    closed = plans.load(plan, groups) if plan is not None else None
+    count = gates.insert(groups, {})
+    opened = files.to_proto(loaded)
+    check = verify(model, opened)
+    if not check.equal:
+        raise LawError(_differs(loaded.where, "with all gates open", check))
+    result = opened
+    if closed is not None:
+        gates.strip(loaded)
+        gates.insert(groups, latents(groups, closed))
+        result = files.to_proto(loaded)
+    if output is not None:
+        files.save(result, output, force=force)
+    return Gated(result, str(output) if output else None, len(groups.groups), count, check.max_rel_error)
+
+
+def latents(groups: Groups, plan: Plan) -> dict[str, np.ndarray]:
+    """Gate values that close what the plan does not keep: 1 and -1."""
+    return {
+        name: np.where(np.isin(np.arange(group.size), plan.kept[name]), 1.0, -1.0)
+        for group in groups
+        if (name := group.name) in plan.kept
+    }
+
+
+def _differs(where: str, what: str, check: Verification) -> str:
+    return (
+        f"{where}: {what} it differs from the original by {check.max_rel_error:.1e} of the largest output "
+        f"(allowed: {check.tolerance:.0e}); nothing was written, please report the model"
+    )
+
+
+def slim(
+    model: ModelLike,
+    output: str | Path | None = None,
+    *,
+    ratio: float | None = None,
+    by: str = "channels",
+    criterion: str = "l2",
+    keep: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
+    multiple_of: int | str = "auto",
+    min_channels: int = 1,
+    scope: str = "layer",
+    plan: str | Path | None = None,
+    feeds: Callable[[onnx.ModelProto], Iterator[Feed]] | None = None,
+    save_plan: str | Path | None = None,
+    save_gated: str | Path | None = None,
+    force: bool = True,
+    seed: int = 0,
+) -> Slimmed:
+    """Removes channels from a plain, gated or trained gated model, and proves that nothing else changed.
+
+    Which channels: `plan` where given; the gates of a trained model; else `criterion` for the `ratio` of `by` to keep.
+    `feeds`: inputs to prove it on (by name), given the model; random ones unless given. A group for which the proof
+    fails is frozen and named in `frozen`; the model that comes back is exact.
+    Raises ModelError, PlanError, LawError, OutputError.
+    """
+    wish = None
+    if ratio is not None:
+        wish = Wish(ratio, by, multiple_of, min_channels, scope, tuple(keep), tuple(only))
+    for path in (output, save_plan, save_gated):
+        if path is not None:
+            files.writable(path, force=force)
+    source = files.load(model)
+    decide = _Decision(source, wish, criterion, plan)
+    attempts = _Attempts(source, decide, feeds, seed)
+    done = attempts.exact()
+    if decide.plain and not attempts.open_check(model):
+        raise LawError(_differs(source.where, "taken apart and put together", attempts.last))
+    size = done.slim.ByteSize()
+    if save_plan is not None:
+        files.write_text(save_plan, done.plan_json, force=force)
+    if save_gated is not None:
+        files.save(done.gated, save_gated, force=force)
+    if output is not None:
+        size = files.save(done.slim, output, force=force)
+    original = decide.bytes
+    kept = {**done.kept, "bytes": size / original if original else 1.0}
+    asked = ratio if ratio is not None else decide.trained_ratio
+    return Slimmed(
+        done.slim, done.gated, str(output) if output else None, asked, decide.by(by), kept, done.verified,
+        done.seconds, done.plan_json, attempts.frozen,
+    )  # fmt: skip
+
+
+class _Decision:
+    """Which channels stay: by plan, by trained gates, or by criterion and ratio."""
+
+    def __init__(self, source: files.Model, wish: Wish | None, criterion: str, plan: str | Path | None) -> None:
+        self.wish, self.criterion, self.path = wish, criterion, plan
+        self.plain = not gates.is_gated(source)
+        self.latents = gates.strip(source)
+        self.bytes = files.to_proto(source).ByteSize()
+        self.trained = _trained(source)
+        self.closed = any((w <= 0).any() for w in self.latents.values())
+        if wish is None and plan is None and not self.closed:
+            raise PlanError(f"{source.where}: no gate is closed; say how much to keep with --ratio, or give a --plan")
+
+    @property
+    def trained_ratio(self) -> float | None:
+        return self.trained[0] if self.trained and self.path is None else None
+
+    def by(self, asked: str) -> str:
+        return self.trained[1] if self.trained and self.wish is None else asked
+
+    def __call__(self, groups: Groups) -> Plan:
+        if self.path is not None:
+            return plans.load(self.path, groups)
+        unknown = set(self.latents) - {group.name for group in groups} - {group.name for group in groups.frozen_by_check}
+        if unknown:
+            raise ModelError(
+                f"{groups.model.where}: gates '{min(unknown)}' fit no channel group; gate the model anew with onnxprune gate"
+            )
+        if self.wish is None or (self.trained and self.trained == (self.wish.ratio, self.wish.by)):
+            return plans.check(
+                Plan({g.name: np.flatnonzero(self.latents[g.name] > 0) for g in groups if g.name in self.latents}),
+                groups, groups.model.where,
+            )  # fmt: skip
+        if self.closed:
+            log.warning("the model was not trained for this ratio: channels are ranked by the weights of its gates")
+            wish = Wish(**{**self.wish.__dict__, "scope": "global"})
+            return choose(groups, CostModel(groups), _ranks(groups, self.latents), wish)
+        return choose(groups, CostModel(groups), magnitude(groups, self.criterion), self.wish)
+
+
+def _ranks(groups: Groups, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The gates' weights as positive scores that compare between groups."""
+    least = min((float(w.min()) for w in values.values()), default=0.0)
+    return {g.name: values.get(g.name, np.ones(g.size)) - least for g in groups}
+
+
+def _trained(source: files.Model) -> tuple[float, str] | None:
+    for entry in source.header.metadata_props:
+        if entry.key == TRAINED_KEY:
+            ratio, _, by = entry.value.partition(" ")
+            return float(ratio), by
+    return None
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    gated: onnx.ModelProto
+    slim: onnx.ModelProto
+    verified: Verification | None
+    """None where one of the two does not even run."""
+    kept: Mapping[str, float]
+    plan_json: dict[str, Any]
+    pruned: tuple[str, ...]
+    """Groups that lose channels, in graph order."""
+    seconds: float
+
+    @property
+    def exact(self) -> bool:
+        return self.verified is not None and self.verified.equal
+
+
+class _Attempts:
+    """Rewrites and checks; where the check fails, finds the group at fault, freezes it and goes on."""
+
+    def __init__(
+        self,
+        source: files.Model,
+        decide: Callable[[Groups], Plan],
+        feeds: Callable[[onnx.ModelProto], Iterator[Feed]] | None,
+        seed: int,
+    ) -> None:
+        self.source, self.decide, self.feeds, self.seed = source, decide, feeds, seed
+        self.frozen: dict[str, str] = {}
+        self.original: onnx.ModelProto | None = None
+        self.last = Verification(0.0, 1e-5, 0)
+
+    def exact(self) -> _Attempt:
+        attempt = self._attempt(self.source, None)
+        while not attempt.exact:
+            if not attempt.pruned:
+                raise LawError(f"{self.source.where}: differs from itself without any change; it is not deterministic")
+            culprit = self._culprit(attempt.pruned)
+            reason = "the slim model differed from the gated one: its channels were not understood"
+            log.warning("group '%s' is frozen: %s", culprit, reason)
+            self.frozen[culprit] = reason
+            attempt = self._attempt(self._fresh(), None)
+        return attempt
+
+    def open_check(self, original: ModelLike) -> bool:
+        """Whether the prepared model with all gates open is the original, on the same inputs."""
+        fresh = self._fresh()
+        gates.insert(find(fresh), {})
+        opened = files.to_proto(fresh)
+        self.last = verify(original, opened, feeds=self.feeds(opened) if self.feeds else None, seed=self.seed)
+        return self.last.equal
+
+    def _fresh(self) -> files.Model:
+        if self.original is None:
+            raise LawError(f"{self.source.where}: was not kept")
+        return files.load_proto(files.copy_of(self.original), self.source.path)
+
+    def _culprit(self, pruned: tuple[str, ...]) -> str:
+        """The last group of the shortest prefix that fails; one wrong rule makes every longer one fail as well."""
+        low, high = 0, len(pruned)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._attempt(self._fresh(), pruned[:middle]).exact else (low, middle)
+        return pruned[high - 1]
+
+    def _attempt(self, model: files.Model, only: tuple[str, ...] | None) -> _Attempt:
+        if self.original is None:
+            self.original = files.to_proto(model)
+        start = time.perf_counter()
+        groups = find(model, self.frozen)
+        plan = self.decide(groups)
+        if only is not None:
+            plan = Plan({name: kept for name, kept in plan.kept.items() if name in only})
+        costs = CostModel(groups)
+        kept = costs.exact(groups.removed(plan.kept))
+        document = plan.to_json(groups)
+        gates.insert(groups, latents(groups, plan))
+        seconds = time.perf_counter() - start
+        gated = files.to_proto(model)
+        start = time.perf_counter()
+        gates.strip(model)
+        try:
+            rewrite.apply(groups, plan)
+        except (KeyError, IndexError, TypeError, ValueError) as reason:
+            log.debug("rewriting failed: %s", reason)
+            return _Attempt(gated, gated, None, kept, document, _pruned(groups, plan), 0.0)
+        seconds += time.perf_counter() - start
+        slim = files.to_proto(model)
+        return _Attempt(gated, slim, self._check(gated, slim), kept, document, _pruned(groups, plan), seconds)
+
+    def _check(self, gated: onnx.ModelProto, slim: onnx.ModelProto) -> Verification | None:
+        try:
+            return verify(gated, slim, feeds=self.feeds(gated) if self.feeds else None, seed=self.seed)
+        except ModelError as reason:
+            verify(gated, gated, feeds=self.feeds(gated) if self.feeds else None, seed=self.seed)  # raises if it is not the slim one
+            log.debug("the slim model does not run: %s", reason)
+            return None
+
+
+def _pruned(groups: Groups, plan: Plan) -> tuple[str, ...]:
+    return tuple(g.name for g in groups if g.name in plan.kept and len(plan.kept[g.name]) < g.size)
