@@ -35,7 +35,7 @@ class Costs(Protocol):
 
     def count(self, by: Any, opened: Sequence[Any], /) -> Any: ...
 
-    def unit_costs(self, by: Any, opened: Counts, /) -> NDArray[np.float64]: ...
+    def unit_costs(self, by: Any, opened: Sequence[Any], /) -> NDArray[np.float64]: ...
 
 
 def ramp(step: int, steps: int, target: float, start: float = 1.0) -> float:
@@ -95,7 +95,7 @@ class Budget:
 
     def unit_costs(self, w: Latent) -> NDArray[np.float64]:
         """What closing one more channel of its group saves, per gate, relative to the mean over all gates."""
-        per_group = np.asarray(self.costs.unit_costs(self.by, self.opened(w)), np.float64)
+        per_group = np.asarray(self.costs.unit_costs(self.by, self.opened(w).tolist()), np.float64)
         each = np.repeat(per_group, self.costs.sizes)
         return np.maximum(each, 1e-3 * each.mean()) / each.mean() if each.any() else np.ones_like(each)
 
