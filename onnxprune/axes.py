@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
+from types import EllipsisType
 
 Shape = tuple[int | None, ...]
 """Sizes of a value's axes; None where the size is dynamic."""
@@ -179,10 +180,12 @@ class Links:
         return {p for p in places if isinstance(p, At)}
 
 
-def bind(text: str, inputs: Sequence[Shape | None], outputs: Sequence[Shape | None]) -> Links:
-    """The statements of `text` for operands of these shapes (None: operand absent or of unknown rank).
+def bind(
+    text: str, inputs: Sequence[Shape | EllipsisType | None], outputs: Sequence[Shape | EllipsisType | None]
+) -> Links:
+    """The statements of `text` for operands of these shapes (None: operand absent; `...`: its rank is not known).
 
-    Raises AxesError when ranks or sizes do not fit the expression.
+    Raises AxesError when ranks or sizes do not fit the expression, or are not known.
     """
     expression = parse(text)
     axes: list[tuple[At, Term, int | None]] = []
@@ -192,6 +195,8 @@ def bind(text: str, inputs: Sequence[Shape | None], outputs: Sequence[Shape | No
         for number, (operand, shape) in enumerate(zip(operands, shapes, strict=False)):
             if operand is None or shape is None:
                 continue
+            if isinstance(shape, EllipsisType):
+                raise AxesError(f"the shape of its {prefix}put {number} is not known")
             terms = _spread(operand, len(shape))
             axes += [(At(f"{prefix}{number}", axis), term, shape[axis]) for axis, term in enumerate(terms)]
     sizes = _solve(axes)

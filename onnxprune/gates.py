@@ -19,7 +19,7 @@ from onnxprune.axes import At
 from onnxprune.errors import ModelError
 from onnxprune.groups import Groups, operand
 from onnxprune.labels import Labels
-from onnxprune.model import Model
+from onnxprune.model import Model, tidy
 
 DOMAIN = "onnxprune"
 PREFIX = "gate/"
@@ -64,7 +64,7 @@ def insert(groups: Groups, latents: Mapping[str, np.ndarray]) -> int:
         for sites in by_operand.values():
             inserter.gate_operand(number, sites)
     graph.nodes.extend(inserter.nodes)
-    graph.toposort()
+    tidy(graph)
     return inserter.count
 
 
@@ -184,7 +184,7 @@ def strip(model: Model) -> dict[str, np.ndarray]:
             node.outputs.clear()
     graph.nodes = [node for node in graph.nodes if not (node.op == "Gate" and node.domain == DOMAIN)]
     graph.functions = [function for function in graph.functions if function.domain != DOMAIN]
-    graph.cleanup(remove_unused_graph_inputs=False, remove_unused_node_outputs=False)
+    tidy(graph)
     _restore_header(model)
     return latents
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from types import EllipsisType
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.axes import At, AxesError, Frozen, Links, Place, Virtual, bind
+from onnxprune.axes import At, AxesError, Frozen, Links, Place, Shape, Virtual, bind
 from onnxprune.labels import Atoms, GridLabels, Labels, Statements, solve
 from onnxprune.model import Model
 from onnxprune.ops import RULES, Node, Unknown, Value
@@ -144,6 +144,13 @@ def _freeze(groups: Groups, also_frozen: Mapping[str, str]) -> None:
         groups.atoms.because[group.atoms] = len(groups.reasons) - 1
 
 
+def _shape(value: Value | None) -> Shape | EllipsisType | None:
+    """As `bind` wants it: None for an absent operand, `...` where the rank is not known."""
+    if value is None:
+        return None
+    return ... if value.shape is None else value.shape
+
+
 @dataclass
 class _Builder:
     model: Model
@@ -205,8 +212,7 @@ class _Builder:
             said = rule(node)
             if isinstance(said, Links):
                 return said
-            shapes = [[v.shape if v else None for v in side] for side in (node.inputs, node.outputs)]
-            return bind(said, shapes[0], shapes[1])
+            return bind(said, *([_shape(value) for value in side] for side in (node.inputs, node.outputs)))
         except Unknown as reason:
             return self._freeze_node(node, str(reason))
         except (AxesError, IndexError, KeyError, TypeError, ValueError) as reason:

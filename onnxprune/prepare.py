@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.fold import evaluate
-from onnxprune.model import Model
+from onnxprune.model import Model, tidy
 from onnxprune.shapes import SMALL, Shapes, infer
 
 COPIED = 4096
@@ -22,12 +22,12 @@ def prepare(model: Model) -> Shapes:
     """Prepares the model's graph in place and returns its sizes. Raises ModelError where shapes contradict each other."""
     graph = model.graph
     _constants_to_initializers(graph)
-    graph.toposort()
+    tidy(graph)
     _fold_weights(graph)
     shapes = infer(graph)
     _fold_fixed(graph, shapes)
     _one_reader_each(graph, shapes)
-    graph.cleanup(remove_unused_graph_inputs=False, remove_unused_node_outputs=False)
+    tidy(graph)
     return shapes
 
 
@@ -92,6 +92,6 @@ def _one_reader_each(graph: gs.Graph, shapes: Shapes) -> None:
         for number, (node, position) in enumerate(slots[1:], 1):
             if id(node) not in top_level:  # a subgraph reads it by name
                 continue
-            copy = gs.Constant(f"{tensor.name}__{number}", tensor._values)
+            copy = gs.Constant(f"{tensor.name}__{number}", tensor.values)
             node.inputs[position] = copy
             shapes.sizes[copy.name] = tuple((size, size) for size in tensor.shape)

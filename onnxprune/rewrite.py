@@ -4,6 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.groups import Groups
+from onnxprune.model import tidy
 from onnxprune.ops import REPAIRS, Node, Value
 from onnxprune.plan import Plan
 
@@ -62,8 +63,7 @@ def apply(groups: Groups, plan: Plan) -> None:
             tensor.shape = [
                 size if mask is None else int(mask.sum()) for size, mask in zip(tensor.shape, masks, strict=True)
             ]
-    groups.model.graph.toposort()
-    groups.model.graph.cleanup(remove_unused_graph_inputs=False, remove_unused_node_outputs=False)
+    tidy(groups.model.graph)
 
 
 def _tensor(groups: Groups, name: str) -> gs.Tensor | None:

@@ -1,7 +1,5 @@
 """Resize and Upsample: axes that are not resized pass."""
 
-import numpy as np
-
 from onnxprune.axes import At, Frozen, Links, Same
 from onnxprune.ops.registry import Kept, Node, Unknown, axes, repair
 
@@ -44,4 +42,4 @@ def resize_sizes(node: Node, kept: Kept) -> None:
     rank = len(node.shape())
     over = [axis % rank for axis in node.attr("axes", list(range(rank)))]
     sizes = [kept.size(node.outputs[0], axis) if node.out_shape()[axis] is not None else None for axis in over]
-    node.set_shape(3, sizes, dtype=np.int64)
+    node.set_shape(3, sizes)

@@ -122,4 +122,5 @@ def gather_indices(node: Node, kept: Kept) -> None:
     wanted = indices.constant % node.shape()[axis]
     present = np.isin(wanted, left)
     chosen = wanted if wanted.ndim == 0 else wanted[present]
-    node.set_input(1, np.searchsorted(left, chosen).astype(indices.constant.dtype).reshape(chosen.shape))
+    positions = np.asarray(np.searchsorted(left, chosen), dtype=indices.constant.dtype)
+    node.set_input(1, positions.reshape(chosen.shape))
