@@ -113,6 +113,15 @@ def cast(g: Sketch, x: Value) -> Value:
     return g.op("Cast", double, to=1)
 
 
+@block("CastLike", on="any", since=15)
+def cast_like(g: Sketch, x: Value) -> Value:
+    """torch's dynamo exporter, unoptimised, casts every operand to the type of the other."""
+    if g.chance(50):
+        return g.op("CastLike", g.op("Tanh", x, rms=0.6 * x.rms), x)
+    scale = g.constant(g.uniform([x.channels if i == x.axis else 1 for i in range(1, x.rank)], 0.5, 1.5))
+    return g.op("Mul", x, g.op("CastLike", scale, x))
+
+
 @block("Dropout", on="any")
 def dropout(g: Sketch, x: Value) -> Value:
     if g.opset < 12:
