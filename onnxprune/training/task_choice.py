@@ -25,6 +25,7 @@ def choose(name: str, batch: Batch, teacher: Outputs, *, distill: float | None, 
     task: Task
     if name == "regression" or (name == "auto" and labels.is_floating_point()):
         task = Regression(max(float(labels.float().var(correction=0)), 1e-12))
+        task.loss(teacher, batch)  # says so where the shapes do not fit
     elif name in ("auto", "classification"):
         classification = Classification(heads[0].kind == "probabilities")
         classification.check(teacher, batch)

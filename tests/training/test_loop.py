@@ -1,0 +1,293 @@
+"""A run meets its budget, repeats itself, survives interruption, and writes what it evaluated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from onnxprune import to_torch
+from onnxprune.errors import OutputError, TrainingError
+from onnxprune.training import Settings, train
+from onnxprune.training.evaluate import remeasure
+
+FAST = Settings(
+    ratio=0.4,
+    by="macs",
+    epochs=3,
+    batch_size=32,
+    ranking_batches=8,
+    validation=0.25,
+    device="cpu",
+    report_every=1,
+)
+
+
+def arrays(model):
+    return {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+
+
+def assert_same(one, other):
+    ours, theirs = arrays(one), arrays(other)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def opened(model):
+    return {name[5:]: int((w > 0).sum()) for name, w in arrays(model).items() if name.startswith("gate/")}
+
+
+@pytest.fixture(scope="module")
+def fit(trained_cnn, toy_costs, labelled):
+    """Train the trained net, or another, with FAST settings but for those given."""
+
+    def run(model=trained_cnn, data=labelled, progress=None, resume=False, context=None, **changed):
+        settings = replace(FAST, **changed)
+        return train(model, toy_costs, data, settings, progress=progress, resume=resume, context=context)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def outcome(fit):
+    return fit()
+
+
+def test_the_budget_is_met_and_the_accuracy_kept(outcome, toy_costs):
+    finest = min(toy_costs.unit_costs("macs", outcome.kept.values())) / toy_costs.count(
+        "macs", toy_costs.sizes
+    )
+    assert 0.4 - finest < outcome.reached <= 0.4
+    assert outcome.after["accuracy"] > outcome.before["accuracy"] - 0.03
+    assert not outcome.warnings
+
+
+def test_the_written_gates_are_the_counted_ones(outcome, toy_costs):
+    assert opened(outcome.model) == outcome.kept
+    left = toy_costs.count("macs", list(outcome.kept.values()))
+    assert outcome.reached == pytest.approx(left / toy_costs.count("macs", toy_costs.sizes))
+
+
+def test_the_written_model_is_the_evaluated_one(outcome, labelled):
+    _, held = labelled.split(FAST.validation, FAST.seed)
+    session = onnxruntime.InferenceSession(
+        outcome.model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    which = np.arange(len(held))
+    (logits,) = session.run(None, {"x": held.batch(which)[0]})
+    assert (logits.argmax(1) == held.labels_of(which)).mean() == pytest.approx(outcome.after["accuracy"])
+    logits = torch.from_numpy(logits)
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(held.labels_of(which))).item()
+    assert loss == pytest.approx(outcome.after["loss"], rel=1e-4)
+
+
+def test_only_weights_statistics_and_gates_change(outcome, trained_cnn):
+    changed = {
+        name
+        for name, value in arrays(outcome.model).items()
+        if not np.array_equal(value, arrays(trained_cnn)[name])
+    }
+    assert changed == set(arrays(trained_cnn)) - {"laid_out"}
+    assert [n.SerializeToString() for n in outcome.model.graph.node] == [
+        n.SerializeToString() for n in trained_cnn.graph.node
+    ]
+
+
+def test_the_history_has_an_entry_per_epoch_and_the_cost_stays_below_rho(fit):
+    seen = []
+    result = fit(progress=seen.append)
+    assert [entry["epoch"] for entry in result.history] == [1, 2, 3]
+    assert [p.step for p in seen] == list(range(1, seen[-1].steps + 1))
+    assert all(p.reached <= p.rho + 1e-9 for p in seen)
+    assert [p.frozen for p in seen].index(True) == round(seen[-1].steps / 3) - 1
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(outcome, fit):
+    assert_same(fit().model, outcome.model)
+    other = fit(seed=1)
+    assert not np.array_equal(arrays(other.model)["conv2.weight"], arrays(outcome.model)["conv2.weight"])
+
+
+def test_the_callers_random_numbers_are_left_alone(fit):
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    fit(epochs=1)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+@pytest.mark.parametrize(
+    ("at", "number"),
+    [(4, signal.SIGINT), (14, signal.SIGTERM)],
+    ids=["while the gates train", "after the freeze"],
+)
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, at, number, fit):
+    folder = str(tmp_path / "run")
+    whole = fit(augment="crop-flip")
+
+    def interrupt(progress):
+        if progress.step == at:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(TrainingError, match=rf"interrupted after step {at + 1} of 33: resume .*run to go on"):
+        fit(progress=interrupt, augment="crop-flip", run_dir=folder)
+    resumed = fit(resume=True, augment="crop-flip", run_dir=folder)
+    assert_same(resumed.model, whole.model)
+    assert resumed.after == whole.after
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == list(range(1, 34))
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, outcome, fit):
+    def die(progress):
+        if progress.step == 27:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        fit(progress=die, run_dir=str(tmp_path))
+    seen = []
+    resumed = fit(resume=True, progress=seen.append, run_dir=str(tmp_path))
+    assert_same(resumed.model, outcome.model)
+    assert seen[0].step == 23
+
+
+def test_a_finished_run_resumes_to_its_outcome(tmp_path, fit):
+    first = fit(epochs=1, run_dir=str(tmp_path))
+    again = fit(epochs=1, run_dir=str(tmp_path), resume=True)
+    assert_same(first.model, again.model)
+    assert first.after == again.after
+
+
+def test_an_interrupt_without_run_folder_says_that_nothing_was_kept(fit):
+    def interrupt(progress):
+        if progress.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(TrainingError, match="without a run folder nothing was kept"):
+        fit(progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_runs_are_not_mixed_up(tmp_path, fit):
+    folder = str(tmp_path / "run")
+    with pytest.raises(TrainingError, match="there is no run to resume here"):
+        fit(epochs=1, run_dir=folder, resume=True)
+    fit(epochs=1, run_dir=folder, context={"data": "d.npz"})
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["context"] == {"data": "d.npz"}
+    with pytest.raises(OutputError, match="holds a run already"):
+        fit(epochs=1, run_dir=folder)
+    with pytest.raises(TrainingError, match="resume it as it was started"):
+        fit(epochs=2, run_dir=folder, resume=True)
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"broken")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        fit(epochs=1, run_dir=folder, resume=True)
+
+
+def test_without_labels_the_original_is_the_teacher(unlabelled, fit):
+    result = fit(data=unlabelled)
+    assert 0.35 < result.reached <= 0.4
+    assert next(iter(result.after)) == "agreement"
+    assert result.before["agreement"] == 1
+    assert result.after["agreement"] > 0.95
+    first = result.history[0]["metrics"]["distillation"]
+    assert result.after["distillation"] < first
+
+
+def test_one_shot_and_fine_tune_freezes_before_the_first_step(fit):
+    seen = []
+    result = fit(ramp=0.0, epochs=1, progress=seen.append)
+    assert all(p.frozen and p.reached == result.reached <= 0.4 for p in seen)
+
+
+def test_finetuning_leaves_the_gates_as_they_are(outcome, fit):
+    tuned = fit(outcome.model, method="finetune", epochs=1)
+    assert tuned.kept == outcome.kept
+    assert tuned.asked == tuned.reached == outcome.reached
+    np.testing.assert_array_equal(arrays(tuned.model)["gate/a"], arrays(outcome.model)["gate/a"])
+
+
+def test_given_gates_are_the_start_where_asked_for(outcome, fit):
+    seen = []
+    result = fit(outcome.model, start="given", ratio=0.3, epochs=1, progress=seen.append)
+    assert 0.3 < seen[0].rho < outcome.reached
+    assert result.reached <= 0.3
+
+
+def test_a_penalty_that_misses_says_so(fit):
+    result = fit(budget="penalty", penalty=1e-6)
+    assert result.reached > 0.5
+    assert "use the budget projection" in result.warnings[0]
+
+
+def test_a_strong_penalty_reaches_its_tolerance_and_freezes(trained_cnn, toy_costs, labelled):
+    settings = replace(
+        FAST, budget="penalty", penalty=300.0, gate_lr=0.01, gate_clip=10.0, tolerance=0.03, epochs=6
+    )
+    result = train(trained_cnn, toy_costs, labelled, settings)
+    assert result.history[-1]["frozen"]
+    assert abs(result.reached - 0.4) <= 0.03
+
+
+def test_a_ratio_below_the_floor_is_reported(fit):
+    result = fit(ratio=0.05, floor_share=0.5, epochs=1)
+    assert "the least channels per group" in result.warnings[0]
+    assert result.kept == {"a": 12, "b": 20}
+
+
+def test_a_diverging_run_stops_with_the_reason(fit):
+    with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step \d+ of 33: lower"):
+        fit(lr=1e20, weight_decay=0.0)
+
+
+def test_gates_that_are_not_the_groups_are_refused(trained_cnn, toy_costs, labelled):
+    with pytest.raises(TrainingError, match="no gate for group 'z'"):
+        train(trained_cnn, replace(toy_costs, names=("a", "z")), labelled, FAST)
+
+
+def test_bfloat16_trains_and_what_is_written_is_float32(fit):
+    result = fit(precision="bfloat16", epochs=1)
+    assert arrays(result.model)["conv2.weight"].dtype == np.float32
+    assert result.after["accuracy"] > 0.9
+
+
+def test_remeasured_statistics_are_those_of_the_batches(trained_cnn, labelled):
+    module = to_torch.load(trained_cnn)
+    x = torch.from_numpy(labelled.batch(range(96))[0])
+    remeasure(module, [type("Batch", (), {"inputs": (part,)}) for part in x.split(32)])
+    with torch.no_grad():
+        convolved = torch.nn.functional.conv2d(x, module.state_dict()["conv1.weight"], padding=1)
+    state = module.state_dict()
+    torch.testing.assert_close(state["bn1.mean"], convolved.mean((0, 2, 3)))
+    torch.testing.assert_close(state["bn1.var"], convolved.var((0, 2, 3)), rtol=0.02, atol=1e-3)
+    assert not module.training
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "magic"},
+        {"epochs": 0},
+        {"lr": -1.0},
+        {"ramp": 2.0},
+        {"distill": 3.0},
+        {"gate_lr": float("nan")},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(wrong):
+    with pytest.raises(TrainingError, match=next(iter(wrong))):
+        Settings(**wrong)
+
+
+def test_importing_training_does_not_import_torch():
+    code = "import sys, onnxprune.training; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
