@@ -20,7 +20,10 @@ class Latents:
 
     @staticmethod
     def of(module: nn.Module, names: Sequence[str], sizes: Sequence[int]) -> "Latents":
-        """Raises TrainingError where the module's gates are not those of the groups."""
+        """The module's gates, which train; whatever else the gates are laid out with does not.
+
+        Raises TrainingError where the gates are not those of the groups.
+        """
         state = module.state_dict(keep_vars=True)
         found = []
         for name, size in zip(names, sizes, strict=True):
@@ -31,6 +34,9 @@ class Latents:
                     f"the model has {shape} for group {name!r} of {size} channels: gate the model anew"
                 )
             found.append(tensor)
+        for key, tensor in state.items():  # such as the ones of channels that no gate decides over
+            if key.startswith(PREFIX) and not any(tensor is latent for latent in found):
+                tensor.requires_grad_(False)
         return Latents(tuple(found))
 
     def read(self) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from onnxprune import to_torch
 from onnxprune.errors import TrainingError
@@ -19,6 +19,7 @@ from onnxprune.training.budget import Budget, Costs
 from onnxprune.training.clock import Clock
 from onnxprune.training.data import Data
 from onnxprune.training.evaluate import evaluate, outputs_of, remeasure
+from onnxprune.training.fold_gates import fold_gates
 from onnxprune.training.gating import Gating, method_of
 from onnxprune.training.interrupts import Interrupts
 from onnxprune.training.latents import Latents
@@ -95,6 +96,7 @@ class Training:
         self.gating = Gating(latents, budget, settings, self.steps)
         self.optimizer = optimizer_of(self.module, latents, settings)
         sample = self.data.take(np.arange(min(len(data), 1024)))
+        fold_gates(self.module, self.data.take(np.arange(min(len(data), 2))).inputs)
         with torch.no_grad():
             self.task = choose(
                 settings.task, sample, outputs_of(self.teacher, sample),
@@ -301,6 +303,6 @@ class Training:
 
         return prefetched(make, draws)
 
-    def _laid_out(self, module: nn.Module) -> nn.Module:
+    def _laid_out(self, module: fx.GraphModule) -> fx.GraphModule:
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         return module.to(self.accelerator.device).to(memory_format=layout)
