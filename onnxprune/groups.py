@@ -1,8 +1,10 @@
 """From the rules of all nodes to channel groups: what can be pruned, and what not and why."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from types import EllipsisType
 
 import numpy as np
@@ -120,20 +122,43 @@ def find(model: Model, also_frozen: Mapping[str, str] | None = None) -> Groups:
     shapes = prepare(model)
     builder = _Builder(model, shapes)
     builder.run()
-    groups = Groups(
-        model,
-        shapes,
-        builder.nodes,
-        builder.links,
-        builder.labels,
-        builder.virtual,
-        builder.values,
-        solve(builder.statements),
-        builder.reasons,
-    )
-    groups.groups = _collect(groups)
+    while True:
+        groups = Groups(
+            model,
+            shapes,
+            builder.nodes,
+            builder.links,
+            builder.labels,
+            builder.virtual,
+            builder.values,
+            solve(builder.statements),
+            builder.reasons,
+        )
+        groups.groups = _collect(groups)
+        emptied = list(_may_be_emptied(groups))
+        if not emptied:
+            break
+        for member, labels in emptied:
+            text = f"'{member.tensor}' holds only a part of these entries and could be left with none"
+            builder.freeze(labels, text, "part of a grid")
     _freeze(groups, also_frozen or {})
     return groups
+
+
+def _may_be_emptied(groups: Groups) -> Iterator[tuple[Member, Labels]]:
+    """Axes of which no entry is sure to stay. Every group keeps a channel, and lies with all of its channels on each of
+    its axes; but an axis of derived atoms may hold only some of the combinations that its factors can leave.
+    """
+    for member, labels in _places(groups) if groups.atoms.derived else ():
+        atoms = np.unique(groups.atoms.of[labels])
+        if member is None or (groups.atoms.because[atoms] >= 0).any() or (groups.group_of[atoms] >= 0).any():
+            continue
+        combinations = Counter(
+            tuple(sorted(int(groups.group_of[s]) for s in sources))
+            for sources in {tuple(groups.deciding(atom)) for atom in atoms.tolist()}
+        )
+        if not any(count == prod(groups.groups[g].size for g in key) for key, count in combinations.items()):
+            yield member, labels
 
 
 def _freeze(groups: Groups, also_frozen: Mapping[str, str]) -> None:
@@ -195,6 +220,9 @@ class _Builder:
     def _because(self, text: str, op: str) -> int:
         self.reasons.append(Reason(text, op))
         return len(self.reasons) - 1
+
+    def freeze(self, labels: Labels, text: str, op: str) -> None:
+        self.statements.frozen.append((labels, self._because(text, op)))
 
     def _freeze_value(self, value: Value | None, text: str, op: str) -> None:
         found = [labels for labels in self.labels[value.name] if labels is not None] if value else []
