@@ -67,6 +67,9 @@ class Importer:
         self.modules = self._free("ops")
         self.first_input: fx.Node | None = None
         self.tied: list[str] = []
+        self.shape_of = {
+            s.outputs[0]: s.node.input[0] for s in steps if s.node.op_type == "Shape" and not s.attributes
+        }
         self.readers: Counter[str] = Counter(name for step in steps for name in step.node.input)
 
     def run(self) -> fx.GraphModule:
@@ -133,7 +136,9 @@ class Importer:
     def _step(self, step: Step) -> None:
         inputs = [self.values[name] if name else None for name in step.node.input]
         target = step.converter.target
-        if sized := self._sizes(step, inputs):
+        if (fixed := self._fixed_size(step)) is not None:
+            self.values[step.outputs[0]] = fixed
+        elif sized := self._sizes(step, inputs):
             self.values[step.outputs[0]] = sized
         elif all(v is None or isinstance(v, Constant) for v in inputs) and not (
             is_module(target) or step.node.op_type in _RANDOM
@@ -142,13 +147,31 @@ class Importer:
         else:
             self._call(step)
 
+    def _fixed_size(self, step: Step) -> Constant | None:
+        """One size out of a Shape, if the file fixes it; axis 0 stays open, to train with other batches."""
+        source = self.shape_of.get(step.node.input[0]) if step.node.op_type == "Gather" else None
+        index = self.values[step.node.input[1]] if source else None
+        if not source or not isinstance(index, Constant) or index.tensor.numel() != 1:
+            return None
+        dims = self.types.get(source, onnx.TypeProto()).tensor_type.shape.dim
+        place = int(index.tensor.item())
+        place = place + len(dims) if place < 0 else place
+        if not 0 < place < len(dims) or not dims[place].HasField("dim_value"):
+            return None
+        return Constant(torch.full_like(index.tensor, dims[place].dim_value, dtype=torch.int64))
+
     def _sizes(self, step: Step, inputs: list[Value | None]) -> Sizes | None:
         """The node on Python numbers, if that is what it computes."""
         rule = sizes.RULES.get(step.node.op_type)
         output = self.types.get(step.node.output[0], onnx.TypeProto()).tensor_type
         if rule is None or step.converter.domain or len(step.outputs) > 1:
             return None
-        if not output.HasField("shape") or len(output.shape.dim) > 1 or output.elem_type not in _SIZE_TYPES:
+        ranks = [len(output.shape.dim), *(self._rank(n) for n, v in zip(step.node.input, inputs, strict=True)
+                                          if isinstance(v, Sizes))]  # fmt: skip
+        most = 2 if step.node.op_type in sizes.TABLE_OPS else 1
+        if not output.HasField("shape") or max(ranks) > most or output.elem_type not in _SIZE_TYPES:
+            return None
+        if max(ranks) == 2 and step.node.op_type == "Slice" and not self._along_rows(inputs):
             return None
         arguments: list[Any] = []
         if step.node.op_type in ("Shape", "Size"):
@@ -169,6 +192,15 @@ class Importer:
             return None
         node = self.graph.call_function(rule, tuple(arguments), self._keywords(step))
         return Sizes(node, dtype_of(output.elem_type))
+
+    def _rank(self, name: str) -> int:
+        return len(self.types[name].tensor_type.shape.dim)
+
+    @staticmethod
+    def _along_rows(inputs: list[Value | None]) -> bool:
+        """Whether a Slice is of the first axis alone."""
+        axes = inputs[3] if len(inputs) > 3 else None
+        return isinstance(axes, Constant) and axes.tensor.reshape(-1).tolist() == [0]
 
     def _fold(self, step: Step, inputs: list[Value | None]) -> None:
         arguments = [

@@ -94,7 +94,7 @@ def conv_integer(
 
 
 @converts("QLinearMatMul", since=10)
-def qlinear_matmul(  # noqa: PLR0917  (the schema's inputs)
+def qlinear_matmul(
     a: Tensor,
     a_scale: Fixed,
     a_zero: Fixed,
@@ -113,7 +113,7 @@ def qlinear_matmul(  # noqa: PLR0917  (the schema's inputs)
 
 
 @converts("QLinearConv", since=10)
-def qlinear_conv(  # noqa: PLR0917  (the schema's inputs)
+def qlinear_conv(
     x: Tensor,
     x_scale: Fixed,
     x_zero: Fixed,

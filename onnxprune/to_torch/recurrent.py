@@ -100,7 +100,7 @@ _WITH_ALPHA = {*_WITH_BETA, "elu", "leakyrelu", "thresholdedrelu"}
 
 
 @converts("LSTM", since=7)
-def lstm(  # noqa: PLR0917  (the schema's inputs)
+def lstm(
     x: Tensor,
     w: Tensor,
     r: Tensor,
@@ -147,7 +147,7 @@ def lstm(  # noqa: PLR0917  (the schema's inputs)
 
 
 @converts("GRU", since=7)
-def gru(  # noqa: PLR0917  (the schema's inputs)
+def gru(
     x: Tensor,
     w: Tensor,
     r: Tensor,
@@ -198,7 +198,7 @@ def gru(  # noqa: PLR0917  (the schema's inputs)
 
 
 @converts("RNN", since=7)
-def rnn(  # noqa: PLR0917  (the schema's inputs)
+def rnn(
     x: Tensor,
     w: Tensor,
     r: Tensor,

@@ -9,18 +9,22 @@ value, a list a rank-1 value. Their signatures are the converters', the ONNX sch
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 Value: TypeAlias = int | list[int]
+Table: TypeAlias = list[list[int]]
+T = TypeVar("T", int, list[int])
 
-RULES: dict[str, Callable[..., Value]] = {}
+TABLE_OPS = {"Reshape", "Slice", "Transpose"}  # the ways that exporters turn pads round; they take rank 2 too
+
+RULES: dict[str, Callable[..., Any]] = {}
 
 
-def _rule(*ops: str) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
-    def register(rule: Callable[..., Value]) -> Callable[..., Value]:
+def _rule(*ops: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(rule: Callable[..., Any]) -> Callable[..., Any]:
         RULES.update(dict.fromkeys(ops, rule))
         return rule
 
@@ -48,7 +52,8 @@ def gather(data: list[int], indices: Value, *, axis: int = 0) -> Value:
 
 
 @_rule("Slice")
-def slice_(data: list[int], starts: Value, ends: Value, axes: Value = 0, steps: Value = 1) -> Value:
+def slice_(data: list[T], starts: Value, ends: Value, axes: Value = 0, steps: Value = 1) -> list[T]:
+    """Along the first axis, rows of a table too."""
     (start,), (end,), (step,) = _many(starts), _many(ends), _many(steps)
     if step < 0 and end < -len(data):
         return data[start::step]
@@ -77,8 +82,19 @@ def total(data: Value, axes: Any = (0,), *, keepdims: int = 1, noop_with_empty_a
 
 
 @_rule("Reshape")
-def reshape(data: Value, shape: list[int], *, allowzero: int = 0) -> Value:
-    return _many(data) if shape else _many(data)[0]
+def reshape(data: Value | Table, shape: list[int], *, allowzero: int = 0) -> Value | Table:
+    flat: list[int] = []
+    for entry in data if isinstance(data, list) else [data]:
+        flat += entry if isinstance(entry, list) else [entry]
+    if len(shape) < 2:
+        return flat if shape else flat[0]
+    columns = len(flat) // shape[0] if shape[1] == -1 else shape[1]
+    return [flat[i : i + columns] for i in range(0, len(flat), columns)]
+
+
+@_rule("Transpose")
+def transpose(data: Table, *, perm: tuple[int, ...] = (1, 0)) -> Table:
+    return [list(column) for column in zip(*data, strict=True)] if tuple(perm) == (1, 0) else data
 
 
 @_rule("Identity", "Cast")

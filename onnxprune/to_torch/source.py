@@ -91,7 +91,7 @@ def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
             )
         )
     try:
-        inferred = onnx.shape_inference.infer_shapes(light).graph
+        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     except onnx.shape_inference.InferenceError as error:
         log.warning("shape inference failed, shape arithmetic stays on tensors: %s", error)
         return {}
