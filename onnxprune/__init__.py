@@ -1,9 +1,9 @@
 """onnxprune: give it any trained network as ONNX, get back a smaller, faster one that does the same job.
 
-    import onnxprune
+import onnxprune
 
-    small = onnxprune.slim("model.onnx", "small.onnx", ratio=0.5)
-    small.verified.max_rel_error, small.kept["macs"]
+small = onnxprune.slim("model.onnx", "small.onnx", ratio=0.5)
+small.verified.max_rel_error, small.kept["macs"]
 """
 
 from onnxprune.errors import OnnxpruneError
@@ -11,6 +11,7 @@ from onnxprune.inspection import Inspection, inspect
 from onnxprune.slimming import Gated, Slimmed, gate, slim
 from onnxprune.training.verb import Trained, train
 from onnxprune.verify import Verification, verify
+
 from onnxprune.bench import BenchResult, bench  # isort: skip - last, since importing a module of the same name rebinds it
 
 __version__ = "0.1.0"

@@ -221,9 +221,8 @@ def _solve(axes: Iterable[tuple[At, Term, int | None]]) -> dict[str, int | None]
     for at, term, size in axes:
         if isinstance(term, One) and size not in (1, None):
             raise AxesError(f"{at.operand} axis {at.axis} has {size} entries where a broadcast axis is meant")
-        if isinstance(term, Name):
-            if sizes.setdefault(term.text, size) != size:
-                raise AxesError(f"axis {term.text} is both {sizes[term.text]} and {size}")
+        if isinstance(term, Name) and sizes.setdefault(term.text, size) != size:
+            raise AxesError(f"axis {term.text} is both {sizes[term.text]} and {size}")
     pending = [(term, size) for _, term, size in axes if isinstance(term, Product | Concatenation)]
     for _ in range(len(pending) + 1):
         for term, size in pending:

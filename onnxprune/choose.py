@@ -38,7 +38,9 @@ class Wish:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.ratio, int | float) and 0 < self.ratio <= 1):
-            raise PlanError(f"ratio {self.ratio} is not in (0, 1]; it is the fraction that is kept, such as 0.5")
+            raise PlanError(
+                f"ratio {self.ratio} is not in (0, 1]; it is the fraction that is kept, such as 0.5"
+            )
         if self.by not in BY:
             raise PlanError(f"by '{self.by}' is unknown; choose one of {', '.join(BY)}")
         if self.scope not in ("layer", "global"):
@@ -53,7 +55,9 @@ def protected(groups: Groups, wish: Wish) -> set[str]:
     """Groups that `--keep` or `--only` take out of the game. Raises PlanError for patterns that match nothing."""
     for pattern in (*wish.keep, *wish.only):
         if not any(_matches(group, pattern) for group in groups):
-            raise PlanError(f"pattern '{pattern}' matches no prunable group, tensor or node; see onnxprune inspect")
+            raise PlanError(
+                f"pattern '{pattern}' matches no prunable group, tensor or node; see onnxprune inspect"
+            )
     return {
         group.name
         for group in groups
@@ -161,7 +165,12 @@ def settle(
 
 
 def _fill(
-    costs: CostModel, by: str, target: float, ranges: Sequence[list[int]], real: list[float], counts: list[int]
+    costs: CostModel,
+    by: str,
+    target: float,
+    ranges: Sequence[list[int]],
+    real: list[float],
+    counts: list[int],
 ) -> list[int]:
     """Steps up, the group furthest below its wish first, while that brings the cost closer to the target."""
     reached = float(costs.fraction(by, counts))

@@ -39,7 +39,9 @@ class _Clean(click.Group):
             if ctx.params.get("debug"):
                 raise
             text = " ".join(str(error).split())[:200]
-            _fail(f"unexpected {type(error).__name__}: {text}; run with `onnxprune --debug` and report the traceback")
+            _fail(
+                f"unexpected {type(error).__name__}: {text}; run with `onnxprune --debug` and report the traceback"
+            )
 
 
 def _fail(text: str) -> None:
@@ -84,7 +86,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print exactly on
 output_ = click.option("-o", "--output", type=PATH, help="Where to write the model.")
 force_ = click.option("--force", is_flag=True, help="Overwrite an existing output.")
 seed_ = click.option("--seed", type=int, default=0, show_default=True, help="Makes a run repeatable.")
-provider_ = click.option("--provider", default="cpu", show_default=True, help="onnxruntime provider: cpu or cuda.")
+provider_ = click.option(
+    "--provider", default="cpu", show_default=True, help="onnxruntime provider: cpu or cuda."
+)
 by_ = click.option("--by", type=click.Choice(["channels", "params", "macs"]), default="channels", show_default=True,
                    help="What the ratio counts.")  # fmt: skip
 pixels_ = _options(
@@ -143,13 +147,19 @@ def _feeds(data: Path | None, mean: str | None, std: str | None) -> Any:
 
     def feeds(model: onnx.ModelProto) -> Iterator[dict[str, np.ndarray]]:
         inputs = declared_inputs(model)
-        wanted = [(i.name, i.dtype, tuple(None if isinstance(n, str) else n for n in i.shape)) for i in inputs]
+        wanted = [
+            (i.name, i.dtype, tuple(None if isinstance(n, str) else n for n in i.shape)) for i in inputs
+        ]
         size = fixed_batch(inputs)
         wanted = [(name, dtype, (None, *shape[1:]) if size else shape) for name, dtype, shape in wanted]
         samples = load(data, wanted, mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"))
         if size and len(samples) < size:
-            raise DataError(f"{data}: has {len(samples)} samples, the model takes {size} at a time; give at least so many")
-        yield from samples.batches(size or 2, limit=64 // (size or 1) * size if size and size <= 64 else size or 64)
+            raise DataError(
+                f"{data}: has {len(samples)} samples, the model takes {size} at a time; give at least so many"
+            )
+        yield from samples.batches(
+            size or 2, limit=64 // (size or 1) * size if size and size <= 64 else size or 64
+        )
 
     return feeds
 
@@ -192,21 +202,51 @@ def gate(model: Path, output: Path | None, plan: Path | None, force: bool, as_js
 @click.option("--batch-size", type=int, default=128, show_default=True)
 @click.option("--lr", type=float, default=0.03, show_default=True, help="Of the weights.")
 @click.option("--gate-lr", type=float, default=0.1, show_default=True, help="Of the gates.")
-@click.option("--task", default="auto", show_default=True, help="classification, regression, distillation, module:function.")
+@click.option(
+    "--task",
+    default="auto",
+    show_default=True,
+    help="classification, regression, distillation, module:function.",
+)
 @click.option("--augment", type=click.Choice(["none", "crop-flip"]), default="none", show_default=True)
-@click.option("--budget", type=click.Choice(["projection", "penalty"]), default="projection", show_default=True,
-              help="projection meets the ratio; penalty is the paper's form and may miss it.")
+@click.option(
+    "--budget",
+    type=click.Choice(["projection", "penalty"]),
+    default="projection",
+    show_default=True,
+    help="projection meets the ratio; penalty is the paper's form and may miss it.",
+)
 @pixels_
 @output_
 @click.option("--run-dir", type=PATH, help="Checkpoints, metrics and config of the run.")
-@click.option("--resume", type=PATH, metavar="DIR", help="Continue the interrupted run in DIR; nothing else is needed.")
+@click.option(
+    "--resume", type=PATH, metavar="DIR", help="Continue the interrupted run in DIR; nothing else is needed."
+)
 @force_
 @seed_
 @as_json
 def train(  # fmt: skip
-    model: Path | None, data: Path | None, val: Path | None, ratio: float, by: str, method: str, epochs: int,
-    batch_size: int, lr: float, gate_lr: float, task: str, augment: str, budget: str, mean: str | None, std: str | None,
-    output: Path | None, run_dir: Path | None, resume: Path | None, force: bool, seed: int, as_json: bool,
+    model: Path | None,
+    data: Path | None,
+    val: Path | None,
+    ratio: float,
+    by: str,
+    method: str,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    gate_lr: float,
+    task: str,
+    augment: str,
+    budget: str,
+    mean: str | None,
+    std: str | None,
+    output: Path | None,
+    run_dir: Path | None,
+    resume: Path | None,
+    force: bool,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Train gates and weights together until RATIO is kept, then the weights alone.
 
@@ -254,10 +294,25 @@ def train(  # fmt: skip
 @seed_
 @as_json
 def slim(  # fmt: skip
-    model: Path | None, ratio: float | None, by: str, criterion: str, keep: tuple[str, ...], only: tuple[str, ...],
-    multiple_of: str, min_channels: int, scope: str, plan: Path | None, save_plan: Path | None,
-    save_gated: Path | None, data: Path | None, mean: str | None, std: str | None, output: Path | None, force: bool,
-    seed: int, as_json: bool,
+    model: Path | None,
+    ratio: float | None,
+    by: str,
+    criterion: str,
+    keep: tuple[str, ...],
+    only: tuple[str, ...],
+    multiple_of: str,
+    min_channels: int,
+    scope: str,
+    plan: Path | None,
+    save_plan: Path | None,
+    save_gated: Path | None,
+    data: Path | None,
+    mean: str | None,
+    std: str | None,
+    output: Path | None,
+    force: bool,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Remove channels; the result is proven equal to its gated counterpart before it is written.
 
@@ -293,8 +348,15 @@ def _the_gated_one() -> Path:
 @seed_
 @as_json
 def verify(  # fmt: skip
-    gated: Path, slim: Path, data: Path | None, mean: str | None, std: str | None, tolerance: float | None,
-    provider: str, seed: int, as_json: bool,
+    gated: Path,
+    slim: Path,
+    data: Path | None,
+    mean: str | None,
+    std: str | None,
+    tolerance: float | None,
+    provider: str,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Prove that two models compute the same on the same inputs; exit 1 where they do not."""
     from onnxprune.verify import verify as run
@@ -316,14 +378,25 @@ def verify(  # fmt: skip
 @click.option("--seconds", type=float, help="Rounds for so long (default: 5).")
 @click.option("--warmup", type=int, default=5, show_default=True)
 @click.option("--baseline", type=PATH, help="An earlier bench --json to compare the speed-up ratios with.")
-@click.option("--max-regression", default="5%", show_default=True, help="What a ratio may lose against the baseline.")
+@click.option(
+    "--max-regression", default="5%", show_default=True, help="What a ratio may lose against the baseline."
+)
 @click.option("--min-speedup", type=float, help="The least speed-up over the first model.")
 @seed_
 @as_json
 def bench(  # fmt: skip
-    models: tuple[Path, ...], provider: str, threads: int | None, batch: int | None, runs: int | None,
-    seconds: float | None, warmup: int, baseline: Path | None, max_regression: str, min_speedup: float | None,
-    seed: int, as_json: bool,
+    models: tuple[Path, ...],
+    provider: str,
+    threads: int | None,
+    batch: int | None,
+    runs: int | None,
+    seconds: float | None,
+    warmup: int,
+    baseline: Path | None,
+    max_regression: str,
+    min_speedup: float | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Latency in onnxruntime, the models interleaved run by run; exit 1 where a bound is missed."""
     from onnxprune.bench import bench as run
@@ -337,8 +410,12 @@ def bench(  # fmt: skip
 
 
 @main.command()
-@click.option("-o", "--output", "folder", type=PATH, help="Keep the models in this folder (default: a temporary one).")
-@click.option("--ratio", type=float, default=0.25, show_default=True, help="The fraction of the MACs to keep.")
+@click.option(
+    "-o", "--output", "folder", type=PATH, help="Keep the models in this folder (default: a temporary one)."
+)
+@click.option(
+    "--ratio", type=float, default=0.25, show_default=True, help="The fraction of the MACs to keep."
+)
 @click.option("--epochs", type=int, default=30, show_default=True)
 @seed_
 @as_json

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.groups import Groups, operand
 from onnxprune.axes import Place, Virtual
+from onnxprune.groups import Groups, operand
 from onnxprune.labels import Labels
 
 BY = ("channels", "params", "macs")
@@ -84,7 +84,10 @@ class CostModel:
         open_atoms = ~removed
         atom_of = self.groups.atoms.of
         left = {
-            by: sum(factor * prod(int(open_atoms[atom_of[labels]].sum()) for labels in axes) for factor, axes in products)
+            by: sum(
+                factor * prod(int(open_atoms[atom_of[labels]].sum()) for labels in axes)
+                for factor, axes in products
+            )
             for by, products in self._axes.items()
         }
         left["channels"] = float(sum(int(open_atoms[group.atoms].sum()) for group in self.groups))

@@ -62,10 +62,23 @@ class Demo:
     def rows(self) -> list[tuple[str, str, str, str]]:
         """The closing table: what, original, slim, fraction kept."""
         a, b = self.original, self.slim
-        counts = [("channels", a.channels, b.channels), ("parameters", a.params, b.params), ("MACs", a.macs, b.macs)]
-        rows = [("accuracy", f"{a.accuracy:.2%}", f"{b.accuracy:.2%}", f"{(b.accuracy - a.accuracy) * 100:+.2f} points")]
+        counts = [
+            ("channels", a.channels, b.channels),
+            ("parameters", a.params, b.params),
+            ("MACs", a.macs, b.macs),
+        ]
+        rows = [
+            (
+                "accuracy",
+                f"{a.accuracy:.2%}",
+                f"{b.accuracy:.2%}",
+                f"{(b.accuracy - a.accuracy) * 100:+.2f} points",
+            )
+        ]
         rows += [(name, f"{x:,}", f"{y:,}", f"{y / x:.3f}") for name, x, y in counts]
-        rows += [("file", f"{a.bytes / 1024:,.0f} KiB", f"{b.bytes / 1024:,.0f} KiB", f"{b.bytes / a.bytes:.3f}")]
+        rows += [
+            ("file", f"{a.bytes / 1024:,.0f} KiB", f"{b.bytes / 1024:,.0f} KiB", f"{b.bytes / a.bytes:.3f}")
+        ]
         times = (f"{a.latency_ms:.3f} ms", f"{b.latency_ms:.3f} ms", f"{b.latency_ms / a.latency_ms:.3f}")
         return [*rows, (f"latency, batch {BATCH}, {THREADS} thread", *times)]
 
@@ -91,14 +104,23 @@ def demo(
     with built_in() as source:
         model = place / MODEL
         model.write_bytes(source.read_bytes())
-    gated_path, trained_path, slim_path = (place / f"digits{end}.onnx" for end in (".gated", ".trained.gated", ".slim"))
+    gated_path, trained_path, slim_path = (
+        place / f"digits{end}.onnx" for end in (".gated", ".trained.gated", ".slim")
+    )
     gated = gate(model, gated_path)
-    log.info("gate: %d gates on %d groups, function unchanged (%.0e)", gated.gates, gated.groups, gated.max_rel_error)
+    log.info(
+        "gate: %d gates on %d groups, function unchanged (%.0e)",
+        gated.gates,
+        gated.groups,
+        gated.max_rel_error,
+    )
     trained = train(
         gated_path, {"x": x, "y": y}, trained_path, validation={"x": held_x, "y": held_y}, progress=progress,
         ratio=ratio, by="macs", epochs=epochs, seed=seed, multiple_of=16,
     )  # fmt: skip
-    log.info("train: %.3f of the MACs kept, %d epochs, %.0f s", trained.reached, trained.epochs, trained.seconds)
+    log.info(
+        "train: %.3f of the MACs kept, %d epochs, %.0f s", trained.reached, trained.epochs, trained.seconds
+    )
     small = slim(trained_path, slim_path, save_gated=place / "digits.closed.onnx")
     checked = verify(place / "digits.closed.onnx", slim_path)
     log.info("slim: equal to the gated model within %.1e on %d inputs", checked.max_rel_error, checked.inputs)
@@ -131,11 +153,15 @@ def digits() -> tuple[Samples, Samples]:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError:
-        raise DataError("the demo's digits come with scikit-learn; install it: pip install 'onnxprune[demo]'") from None
+        raise DataError(
+            "the demo's digits come with scikit-learn; install it: pip install 'onnxprune[demo]'"
+        ) from None
     found = load_digits()
     images = (found.images / 16).astype(np.float32)[:, None]
     labels = found.target.astype(np.int64)
-    x, held_x, y, held_y = train_test_split(images, labels, test_size=HELD_OUT, random_state=0, stratify=labels)
+    x, held_x, y, held_y = train_test_split(
+        images, labels, test_size=HELD_OUT, random_state=0, stratify=labels
+    )
     return (x, y), (held_x, held_y)
 
 

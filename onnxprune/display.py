@@ -25,7 +25,9 @@ def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [c.ljust(w) if k < left else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            c.ljust(w) if k < left else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -48,9 +50,19 @@ def inspection(result: "Inspection") -> None:
             click.echo(f"... and {len(open_groups) - MOST} more (--json lists all)")
     if result.frozen:
         click.echo("\nfrozen, and why:")
-        click.echo(table([("of the parameters", "because"), *((f"{f.params_share:.1%}", f.because) for f in result.frozen[:MOST])], 2))
+        click.echo(
+            table(
+                [
+                    ("of the parameters", "because"),
+                    *((f"{f.params_share:.1%}", f.because) for f in result.frozen[:MOST]),
+                ],
+                2,
+            )
+        )
     if not open_groups:
-        click.echo("nothing can be pruned: the reasons above say which ops to replace or export in another way")
+        click.echo(
+            "nothing can be pruned: the reasons above say which ops to replace or export in another way"
+        )
 
 
 def gated(result: "Gated") -> None:

@@ -51,5 +51,5 @@ class TrainingError(OnnxpruneError):
     """Training cannot start, or had to stop."""
 
 
-class TargetMissed(OnnxpruneError):
+class TargetMissed(OnnxpruneError):  # noqa: N818 - the measurement succeeded
     """A bound set by the caller was not met; the measurement itself is valid."""

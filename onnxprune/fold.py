@@ -28,14 +28,7 @@ def evaluate(node: gs.Node, inputs: Sequence[Array | None], opset: int, limit: i
     """The outputs of `node` for these inputs (None: absent), or None where they cannot be told or exceed `limit` entries."""
     if node.op in NEVER or node.domain not in (None, "", "ai.onnx"):
         return None
-    if node.op == "ConstantOfShape" and inputs[0] is not None and prod(inputs[0].tolist()) > limit:
-        return None
-    if node.op == "Expand" and inputs[1] is not None and prod(inputs[1].tolist()) > limit:
-        return None
-    if node.op == "Tile" and inputs[0] is not None and inputs[1] is not None:
-        if inputs[0].size * prod(inputs[1].tolist()) > limit:
-            return None
-    if node.op == "Range" and not _short_range(inputs, limit):
+    if _result_size(node.op, inputs) > limit:
         return None
     try:
         with np.errstate(all="ignore"):
@@ -48,9 +41,19 @@ def evaluate(node: gs.Node, inputs: Sequence[Array | None], opset: int, limit: i
     return arrays if all(array.size <= limit for array in arrays) else None
 
 
-def _short_range(inputs: Sequence[Array | None], limit: int) -> bool:
-    start, stop, step = (float(np.asarray(value).reshape(())) for value in inputs)
-    return step != 0 and abs((stop - start) / step) <= limit
+def _result_size(op: str, inputs: Sequence[Array | None]) -> float:
+    """Entries that an op makes out of small inputs; 0 for all others."""
+    given = [value for value in inputs if value is not None]
+    if op == "ConstantOfShape":
+        return prod(given[0].tolist())
+    if op == "Expand":
+        return prod(given[1].tolist())
+    if op == "Tile":
+        return given[0].size * prod(given[1].tolist())
+    if op == "Range":
+        start, stop, step = (float(value.reshape(())) for value in given)
+        return abs((stop - start) / step) if step else float("inf")
+    return 0
 
 
 def _reference(node: gs.Node, inputs: Sequence[Array | None], opset: int) -> list[Array]:
@@ -61,7 +64,9 @@ def _reference(node: gs.Node, inputs: Sequence[Array | None], opset: int) -> lis
     del proto.input[:]
     proto.input.extend(names)
     types = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
+        )
         for name, value in zip(names, inputs, strict=True)
         if value is not None
     ]
@@ -121,7 +126,9 @@ def _constant_of_shape(node: gs.Node, inputs: Sequence[Any]) -> Array:
 
 def _product(node: gs.Node, inputs: Sequence[Any]) -> Array:
     over = _ints(node, inputs, "axes", 1)
-    return np.asarray(np.prod(inputs[0], axis=over, keepdims=bool(node.attrs.get("keepdims", 1))), inputs[0].dtype)
+    return np.asarray(
+        np.prod(inputs[0], axis=over, keepdims=bool(node.attrs.get("keepdims", 1))), inputs[0].dtype
+    )
 
 
 TABLE: dict[str, Call] = {

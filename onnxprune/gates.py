@@ -57,14 +57,19 @@ def insert(groups: Groups, latents: Mapping[str, np.ndarray]) -> int:
         function = gate_function(graph.opset)
         graph.functions.append(OnnxImporter.import_function(function, model_opset=graph.opset))
     inserter = _Inserter(groups, latents)
+    nodes = []
     for number, links in enumerate(groups.links):
         by_operand: dict[str, list[At]] = {}
         for at in links.summed if links is not None else ():
             by_operand.setdefault(at.operand, []).append(at)
         for sites in by_operand.values():
             inserter.gate_operand(number, sites)
-    graph.nodes.extend(inserter.nodes)
-    tidy(graph)
+        nodes += [
+            *inserter.nodes,
+            groups.nodes[number].raw,
+        ]  # before the first reader: the order stays the model's own
+        inserter.nodes.clear()
+    graph.nodes = nodes
     return inserter.count
 
 
@@ -105,7 +110,9 @@ class _Inserter:
         weight = self._latent(labels, rank - axis - 1)
         stem = f"{PREFIX}{name}/{axis}"
         out = gs.Variable(f"{stem}/out", dtype=tensor.dtype, shape=getattr(tensor, "shape", None))
-        attributes = {"to": int(dtype_to_onnx(tensor.dtype)) if tensor.dtype is not None else onnx.TensorProto.FLOAT}
+        attributes = {
+            "to": int(dtype_to_onnx(tensor.dtype)) if tensor.dtype is not None else onnx.TensorProto.FLOAT
+        }
         self.nodes.append(gs.Node("Gate", stem, attributes, [tensor, weight], [out], domain=DOMAIN))
         self.count += 1
         return out
@@ -135,9 +142,16 @@ class _Inserter:
             [position[found[k]] if k < len(found) else always for found in sources] for k in range(width)
         ]
         one = gs.Constant(f"{stem}/open", np.ones(1, dtype=np.float32))
-        joined = self._node("Concat", f"{stem}/all", [*(self._initializer(n) for n in numbers), one], {"axis": 0})
+        joined = self._node(
+            "Concat", f"{stem}/all", [*(self._initializer(n) for n in numbers), one], {"axis": 0}
+        )
         picked = [
-            self._node("Gather", f"{stem}/pick{k}", [joined, gs.Constant(f"{stem}/index{k}", np.asarray(table))], {"axis": 0})
+            self._node(
+                "Gather",
+                f"{stem}/pick{k}",
+                [joined, gs.Constant(f"{stem}/index{k}", np.asarray(table))],
+                {"axis": 0},
+            )
             for k, table in enumerate(tables)
         ]
         return picked[0] if width == 1 else self._node("Min", f"{stem}/least", picked, {})
@@ -156,7 +170,9 @@ class _Inserter:
         if number not in self.initializers:
             group = self.groups.groups[number]
             values = self.latents.get(group.name, np.ones(group.size))
-            self.initializers[number] = gs.Constant(f"{PREFIX}{group.name}", np.asarray(values, dtype=np.float32))
+            self.initializers[number] = gs.Constant(
+                f"{PREFIX}{group.name}", np.asarray(values, dtype=np.float32)
+            )
         return self.initializers[number]
 
 
@@ -195,7 +211,11 @@ def _is_layout(tensor: gs.Constant) -> bool:
 
 
 def _reads_as_latent(node: gs.Node, tensor: gs.Constant) -> bool:
-    return bool(node.op in ("Concat", "Min") or (node.op == "Gate" and node.inputs[1] is tensor) or node.inputs[0] is tensor)
+    return bool(
+        node.op in ("Concat", "Min")
+        or (node.op == "Gate" and node.inputs[1] is tensor)
+        or node.inputs[0] is tensor
+    )
 
 
 def _restore_header(model: Model) -> None:

@@ -78,7 +78,9 @@ class Groups:
         if isinstance(place, Virtual):
             return self.virtual.get((node, place.name))
         value = operand(self.nodes[node], place)
-        return self.labels[value.name][place.axis] if value is not None and value.name in self.labels else None
+        return (
+            self.labels[value.name][place.axis] if value is not None and value.name in self.labels else None
+        )
 
     @cached_property
     def group_of(self) -> Labels:
@@ -109,7 +111,9 @@ class Groups:
 
 def operand(node: Node, at: At) -> Value | None:
     """The value behind `in0`, `out1`, ..."""
-    side, number = (node.inputs, int(at.operand[2:])) if at.operand[0] == "i" else (node.outputs, int(at.operand[3:]))
+    side, number = (
+        (node.inputs, int(at.operand[2:])) if at.operand[0] == "i" else (node.outputs, int(at.operand[3:]))
+    )
     return side[number] if number < len(side) else None
 
 
@@ -235,23 +239,27 @@ class _Builder:
         domain = "" if node.raw.domain in (None, "ai.onnx") else node.raw.domain
         rule = RULES.get((domain, node.op))
         if rule is None:
-            return self._freeze_node(node, "has no axis rule")
+            self._freeze_node(node, "has no axis rule")
+            return None
         try:
             said = rule(node)
             if isinstance(said, Links):
                 return said
             return bind(said, *([_shape(value) for value in side] for side in (node.inputs, node.outputs)))
         except Unknown as reason:
-            return self._freeze_node(node, str(reason))
+            self._freeze_node(node, str(reason))
         except (AxesError, IndexError, KeyError, TypeError, ValueError) as reason:
-            return self._freeze_node(node, f"does not fit its axis rule ({reason})")
+            self._freeze_node(node, f"does not fit its axis rule ({reason})")
+        return None
 
     def _freeze_node(self, node: Node, text: str) -> None:
         touched = [*node.inputs, *node.outputs]
         for attribute in node.raw.attrs.values():
             if isinstance(attribute, gs.Graph):
                 touched += [self.values.get(name) for name in attribute.tensors()]
-                touched += [self.values.get(n) for g in attribute.subgraphs(recursive=True) for n in g.tensors()]
+                touched += [
+                    self.values.get(n) for g in attribute.subgraphs(recursive=True) for n in g.tensors()
+                ]
         for value in touched:
             self._freeze_value(value, f"{node.op} '{node.name}': {text}", node.op)
 
@@ -275,7 +283,9 @@ class _Builder:
             else:
                 for labels in (a, b):
                     if labels is not None:
-                        reason = self._because(f"{node.op} '{node.name}': meets an axis of one entry", node.op)
+                        reason = self._because(
+                            f"{node.op} '{node.name}': meets an axis of one entry", node.op
+                        )
                         self.statements.frozen.append((labels, reason))
         for grid in links.grids:
             whole = self._labels(number, grid.whole)
@@ -310,7 +320,9 @@ class _Builder:
             for number, value in enumerate(values):
                 for axis, labels in enumerate(self.labels[value.name] if value else ()):
                     if labels is not None and At(f"{side}{number}", axis) not in mentioned:
-                        reason = self._because(f"{node.op} '{node.name}': its rule leaves this axis out", node.op)
+                        reason = self._because(
+                            f"{node.op} '{node.name}': its rule leaves this axis out", node.op
+                        )
                         self.statements.frozen.append((labels, reason))
 
 
@@ -389,4 +401,3 @@ def _unique(name: str, taken: set[str]) -> str:
         candidate, number = f"{name}#{number}", number + 1
     taken.add(candidate)
     return candidate
-

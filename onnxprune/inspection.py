@@ -13,6 +13,7 @@ from onnxprune import gates
 from onnxprune import model as files
 from onnxprune.cost import CostModel
 from onnxprune.groups import Groups, Member, find, operand
+from onnxprune.ops import Node
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def inspect(model: str | Path | onnx.ModelProto) -> Inspection:
     costs = CostModel(groups)
     shares = {by: costs.shares(by) for by in ("macs", "params")}
     facts = [
-        GroupFacts(g.name, g.size, g.members, True, None, *(float(shares[by][g.atoms].sum()) for by in shares))
+        GroupFacts(
+            g.name, g.size, g.members, True, None, *(float(shares[by][g.atoms].sum()) for by in shares)
+        )
         for g in groups
     ]
     frozen = list(_frozen_groups(groups, shares))
@@ -84,14 +87,28 @@ def _claimed_weight_axes(groups: Groups) -> Iterator[tuple[Member, np.ndarray]]:
     """Axes of weights that some op treats as channels: kernel sizes and the like stay out."""
     for number, links in enumerate(groups.links):
         node = groups.nodes[number]
-        if links is None:
+        if links is None:  # no rule: all of its weights are locked
+            yield from _weight_axes(groups, node)
             continue
         whole = {fact.at for fact in links.frozen}
         for at in links.mentioned() - whole:
             value = operand(node, at)
             labels = groups.place(number, at)
-            if value and labels is not None and isinstance(value.raw, gs.Constant) and len(value.raw.shape) > 1:
+            if (
+                value
+                and labels is not None
+                and isinstance(value.raw, gs.Constant)
+                and len(value.raw.shape) > 1
+            ):
                 yield Member(value.name, at.axis), groups.atoms.of[labels]
+
+
+def _weight_axes(groups: Groups, node: Node) -> Iterator[tuple[Member, np.ndarray]]:
+    for value in node.inputs:
+        if value and isinstance(value.raw, gs.Constant) and len(value.raw.shape) > 1:
+            for axis, labels in enumerate(groups.labels[value.name]):
+                if labels is not None:
+                    yield Member(value.name, axis), groups.atoms.of[labels]
 
 
 def _frozen_groups(groups: Groups, shares: dict[str, np.ndarray]) -> Iterator[GroupFacts]:
@@ -104,12 +121,12 @@ def _frozen_groups(groups: Groups, shares: dict[str, np.ndarray]) -> Iterator[Gr
     alike: dict[tuple[tuple[Member, ...], int], list[int]] = {}
     for atom, members in axes.items():
         alike.setdefault((tuple(dict.fromkeys(members)), int(groups.atoms.because[atom])), []).append(atom)
-    for (members, reason), found in alike.items():
+    for (alike_axes, reason), found in alike.items():
         chosen = np.asarray(found)
-        name = f"{members[0].tensor}[{members[0].axis}]"
+        name = f"{alike_axes[0].tensor}[{alike_axes[0].axis}]"
         share = {by: float(shares[by][chosen].sum()) for by in shares}
         yield GroupFacts(
-            name, len(found), members, False, groups.reasons[reason].text, share["macs"], share["params"]
+            name, len(found), alike_axes, False, groups.reasons[reason].text, share["macs"], share["params"]
         )
 
 
@@ -121,4 +138,3 @@ def _locks(groups: Groups, frozen: list[GroupFacts]) -> Iterator[Lock]:
         held[because] = held.get(because, 0.0) + group.params_share
     for because, share in sorted(held.items(), key=lambda item: -item[1]):
         yield Lock(because, ops.get(because, ""), min(share, 1.0))
-

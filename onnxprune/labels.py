@@ -137,14 +137,16 @@ class _Settling:
         if (stays & ~self._is_frozen(grid.whole)).any():
             self.frozen.append((grid.whole[stays], self._reason(grid)))
             return
-        for atom, follows in zip(atoms.reshape(-1).tolist(), cells.reshape(-1, cells.shape[-1]).tolist(), strict=True):
+        for atom, follows in zip(
+            atoms.reshape(-1).tolist(), cells.reshape(-1, cells.shape[-1]).tolist(), strict=True
+        ):
             if self.because[atom] != NEVER:
                 continue
             known = self.derived.setdefault(atom, tuple(sorted(set(follows))))
             if known != tuple(sorted(set(follows))):
                 self._conflict(grid, atom)
                 return
-            self.claimed.setdefault(atom, (grid.whole.shape, grid.factors))  # type: ignore[arg-type]
+            self.claimed.setdefault(atom, (grid.whole.shape, grid.factors))
 
     def _conflict(self, grid: GridLabels, atom: int) -> None:
         """Two groupings of the same entries: made one where they are alike, else this one is frozen."""

@@ -73,7 +73,9 @@ def read(path: Path) -> onnx.ModelProto:
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; give the path of an ONNX model") from None
     except OSError as reason:
-        raise ModelError(f"{path}: cannot be read ({reason.strerror}); give the path of an ONNX model") from None
+        raise ModelError(
+            f"{path}: cannot be read ({reason.strerror}); give the path of an ONNX model"
+        ) from None
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -108,13 +110,19 @@ def _load_external(tensor: onnx.TensorProto, path: Path) -> None:
             f"{path}: weight '{tensor.name}' lies in '{location}', outside the model's folder; move it beside the model"
         )
     if not target.is_file():
-        raise ModelError(f"{path}: weight '{tensor.name}' lies in '{location}', which is missing; copy it beside the model")
+        raise ModelError(
+            f"{path}: weight '{tensor.name}' lies in '{location}', which is missing; copy it beside the model"
+        )
     try:
         offset, length = int(facts.get("offset", 0)), int(facts.get("length", 0) or _bytes(tensor))
     except ValueError:
-        raise ModelError(f"{path}: weight '{tensor.name}' has a malformed offset or length; export the model again") from None
+        raise ModelError(
+            f"{path}: weight '{tensor.name}' has a malformed offset or length; export the model again"
+        ) from None
     if offset < 0 or length != _bytes(tensor) or offset + length > target.stat().st_size:
-        raise ModelError(f"{path}: '{location}' does not hold the {_bytes(tensor)} bytes of weight '{tensor.name}'; copy it again")
+        raise ModelError(
+            f"{path}: '{location}' does not hold the {_bytes(tensor)} bytes of weight '{tensor.name}'; copy it again"
+        )
     load_external_data_for_tensor(tensor, str(folder))
     del tensor.external_data[:]
     tensor.data_location = onnx.TensorProto.DEFAULT
@@ -159,7 +167,9 @@ def load_proto(proto: onnx.ModelProto, path: Path | None) -> Model:
     try:
         graph = gs.import_onnx(proto)
     except Exception as reason:  # the library raises what its Python code trips over in damaged files
-        raise ModelError(f"{where}: cannot be taken apart ({_line(reason)}); check it with onnx.checker") from None
+        raise ModelError(
+            f"{where}: cannot be taken apart ({_line(reason)}); check it with onnx.checker"
+        ) from None
     if graph.opset < OLDEST_OPSET:
         raise ModelError(
             f"{where}: opset {graph.opset} is older than {OLDEST_OPSET}; raise it with onnx.version_converter"
@@ -179,7 +189,9 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
                 f"but holds {len(tensor.raw_data)}; copy or export the model again"
             )
         if not tensor.HasField("raw_data") and prod(tensor.dims) > proto.ByteSize():
-            raise ModelError(f"{where}: weight '{tensor.name}' is declared larger than the file; export the model again")
+            raise ModelError(
+                f"{where}: weight '{tensor.name}' is declared larger than the file; export the model again"
+            )
     skeleton = onnx.ModelProto()
     skeleton.CopyFrom(without_weights(proto))
     try:
@@ -282,7 +294,9 @@ def _sorted(nodes: list[gs.Node], reads: dict[int, set[str]], maker: dict[str, g
     missing: dict[int, int] = {}
     readers: dict[int, list[int]] = {}
     for number, node in enumerate(nodes):
-        makers = {order[id(maker[name])] for name in reads[id(node)] if name in maker and id(maker[name]) in order}
+        makers = {
+            order[id(maker[name])] for name in reads[id(node)] if name in maker and id(maker[name]) in order
+        }
         makers.discard(number)
         missing[number] = len(makers)
         for made_by in makers:
@@ -351,7 +365,9 @@ def save(model: Model | onnx.ModelProto, path: str | Path, *, force: bool = True
             for file in written:
                 file.replace(folder / file.name)
     except OSError as reason:
-        raise OutputError(f"{path}: cannot be written ({reason.strerror}); free space or choose another place with -o") from None
+        raise OutputError(
+            f"{path}: cannot be written ({reason.strerror}); free space or choose another place with -o"
+        ) from None
     return size
 
 
@@ -364,7 +380,9 @@ def write_text(path: str | Path, document: Any, *, force: bool = True) -> None:
         draft.replace(path)
     except OSError as reason:
         draft.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({reason.strerror}); free space or choose another place") from None
+        raise OutputError(
+            f"{path}: cannot be written ({reason.strerror}); free space or choose another place"
+        ) from None
 
 
 def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -378,11 +396,15 @@ def writable(path: str | Path, *, force: bool = True) -> Path:
     """The path, if a file can be made there. Raises OutputError before any work is done for nothing."""
     path = Path(path)
     if not path.parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist; make it, or choose another place with -o")
+        raise OutputError(
+            f"{path}: the folder {path.parent} does not exist; make it, or choose another place with -o"
+        )
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; give the path of a file with -o")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path}: the folder {path.parent} is not writable; choose another place with -o")
     if path.exists() and not force:
-        raise OutputError(f"{path}: exists already; choose another place with -o, or overwrite it with --force")
+        raise OutputError(
+            f"{path}: exists already; choose another place with -o, or overwrite it with --force"
+        )
     return path

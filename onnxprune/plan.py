@@ -47,7 +47,9 @@ def load(path: str | Path, groups: Groups) -> Plan:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as reason:
-        raise PlanError(f"{path}: cannot be read ({reason.strerror}); give a file made with --save-plan") from None
+        raise PlanError(
+            f"{path}: cannot be read ({reason.strerror}); give a file made with --save-plan"
+        ) from None
     except ValueError:
         raise PlanError(f"{path}: is not JSON; give a file made with --save-plan") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -68,9 +70,13 @@ def check(plan: Plan, groups: Groups, where: str = "the plan") -> Plan:
     sizes = {group.name: group.size for group in groups}
     for name, kept in plan.kept.items():
         if name not in sizes:
-            raise PlanError(f"{where}: group '{name}' is not in the model or cannot be pruned; see onnxprune inspect")
+            raise PlanError(
+                f"{where}: group '{name}' is not in the model or cannot be pruned; see onnxprune inspect"
+            )
         if kept.ndim != 1 or not len(kept) or (np.diff(kept) <= 0).any():
             raise PlanError(f"{where}: group '{name}' must keep at least one channel, in ascending order")
         if kept[0] < 0 or kept[-1] >= sizes[name]:
-            raise PlanError(f"{where}: group '{name}' has channels 0 to {sizes[name] - 1}, but {kept[-1]} is kept")
+            raise PlanError(
+                f"{where}: group '{name}' has channels 0 to {sizes[name] - 1}, but {kept[-1]} is kept"
+            )
     return plan

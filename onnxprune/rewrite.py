@@ -61,7 +61,8 @@ def apply(groups: Groups, plan: Plan) -> None:
         elif tensor.shape is not None:
             masks = [left.mask(name, axis) for axis in range(len(tensor.shape))]
             tensor.shape = [
-                size if mask is None else int(mask.sum()) for size, mask in zip(tensor.shape, masks, strict=True)
+                size if mask is None else int(mask.sum())
+                for size, mask in zip(tensor.shape, masks, strict=True)
             ]
     tidy(groups.model.graph)
 

@@ -115,7 +115,9 @@ class _Binding:
 
     def _infer(self) -> None:
         nodes = [
-            onnx.helper.make_node("Constant", [], [node.output[0]], value=_tensor(self.values[node.output[0]]))
+            onnx.helper.make_node(
+                "Constant", [], [node.output[0]], value=_tensor(self.values[node.output[0]])
+            )
             if len(node.output) == 1 and node.output[0] in self.values
             else node
             for node in self.nodes
@@ -129,7 +131,9 @@ class _Binding:
         try:
             inferred = infer_shapes(model, data_prop=True).graph
         except onnx.shape_inference.InferenceError as reason:
-            raise ModelError(f"the shapes of the model contradict each other: {' '.join(str(reason).split())}") from None
+            raise ModelError(
+                f"the shapes of the model contradict each other: {' '.join(str(reason).split())}"
+            ) from None
         for info in (*inferred.value_info, *inferred.output):
             shape = info.type.tensor_type.shape
             if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in shape.dim):

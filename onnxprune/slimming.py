@@ -81,7 +81,9 @@ def gate(
         files.writable(output, force=force)
     loaded = files.load(model)
     if gates.is_gated(loaded):
-        raise ModelError(f"{loaded.where}: has gates already; give the model without them, or go on with train or slim")
+        raise ModelError(
+            f"{loaded.where}: has gates already; give the model without them, or go on with train or slim"
+        )
     groups = find(loaded)
     if not groups.groups:
         raise PlanError(f"{loaded.where}: nothing can be pruned; onnxprune inspect says why")
@@ -174,7 +176,9 @@ def slim(
 class _Decision:
     """Which channels stay: by plan, by trained gates, or by criterion and ratio."""
 
-    def __init__(self, source: files.Model, wish: Wish | None, criterion: str, plan: str | Path | None) -> None:
+    def __init__(
+        self, source: files.Model, wish: Wish | None, criterion: str, plan: str | Path | None
+    ) -> None:
         self.wish, self.criterion, self.path = wish, criterion, plan
         self.plain = not gates.is_gated(source)
         self.latents = gates.strip(source)
@@ -182,7 +186,9 @@ class _Decision:
         self.trained = _trained(source)
         self.closed = any((w <= 0).any() for w in self.latents.values())
         if wish is None and plan is None and not self.closed:
-            raise PlanError(f"{source.where}: no gate is closed; say how much to keep with --ratio, or give a --plan")
+            raise PlanError(
+                f"{source.where}: no gate is closed; say how much to keep with --ratio, or give a --plan"
+            )
 
     @property
     def trained_ratio(self) -> float | None:
@@ -194,7 +200,11 @@ class _Decision:
     def __call__(self, groups: Groups) -> Plan:
         if self.path is not None:
             return plans.load(self.path, groups)
-        unknown = set(self.latents) - {group.name for group in groups} - {group.name for group in groups.frozen_by_check}
+        unknown = (
+            set(self.latents)
+            - {group.name for group in groups}
+            - {group.name for group in groups.frozen_by_check}
+        )
         if unknown:
             raise ModelError(
                 f"{groups.model.where}: gates '{min(unknown)}' fit no channel group; gate the model anew with onnxprune gate"
@@ -205,7 +215,9 @@ class _Decision:
                 groups, groups.model.where,
             )  # fmt: skip
         if self.closed:
-            log.warning("the model was not trained for this ratio: channels are ranked by the weights of its gates")
+            log.warning(
+                "the model was not trained for this ratio: channels are ranked by the weights of its gates"
+            )
             wish = Wish(**{**self.wish.__dict__, "scope": "global"})
             return choose(groups, CostModel(groups), _ranks(groups, self.latents), wish)
         return choose(groups, CostModel(groups), magnitude(groups, self.criterion), self.wish)
@@ -261,7 +273,9 @@ class _Attempts:
         attempt = self._attempt(self.source, None)
         while not attempt.exact:
             if not attempt.pruned:
-                raise LawError(f"{self.source.where}: differs from itself without any change; it is not deterministic")
+                raise LawError(
+                    f"{self.source.where}: differs from itself without any change; it is not deterministic"
+                )
             culprit = self._culprit(attempt.pruned)
             reason = "the slim model differed from the gated one: its channels were not understood"
             log.warning("group '%s' is frozen: %s", culprit, reason)
@@ -287,7 +301,9 @@ class _Attempts:
         low, high = 0, len(pruned)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._attempt(self._fresh(), pruned[:middle]).exact else (low, middle)
+            low, high = (
+                (middle, high) if self._attempt(self._fresh(), pruned[:middle]).exact else (low, middle)
+            )
         return pruned[high - 1]
 
     def _attempt(self, model: files.Model, only: tuple[str, ...] | None) -> _Attempt:
@@ -319,7 +335,9 @@ class _Attempts:
         try:
             return verify(gated, slim, feeds=self.feeds(gated) if self.feeds else None, seed=self.seed)
         except ModelError as reason:
-            verify(gated, gated, feeds=self.feeds(gated) if self.feeds else None, seed=self.seed)  # raises if it is not the slim one
+            verify(
+                gated, gated, feeds=self.feeds(gated) if self.feeds else None, seed=self.seed
+            )  # raises if it is not the slim one
             log.debug("the slim model does not run: %s", reason)
             return None
 

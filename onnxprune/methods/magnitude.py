@@ -35,15 +35,24 @@ def magnitude(groups: Groups, criterion: str = "l2") -> dict[str, np.ndarray]:
 
 
 def _add(
-    groups: Groups, tensor: gs.Constant, norm: Callable[[np.ndarray, tuple[int, ...]], np.ndarray], scores: np.ndarray
+    groups: Groups,
+    tensor: gs.Constant,
+    norm: Callable[[np.ndarray, tuple[int, ...]], np.ndarray],
+    scores: np.ndarray,
 ) -> None:
     axes = [axis for axis, labels in enumerate(groups.labels[tensor.name]) if labels is not None]
-    free = [axis for axis in axes if (groups.atoms.because[groups.atoms.of[groups.labels[tensor.name][axis]]] < 0).any()]
+    free = [
+        axis
+        for axis in axes
+        if (groups.atoms.because[groups.atoms.of[groups.labels[tensor.name][axis]]] < 0).any()
+    ]
     if not free or not np.issubdtype(np.dtype(tensor.dtype), np.floating):
         return
     weight = np.asarray(tensor.values, dtype=np.float32)
     if not np.isfinite(weight).all():
-        raise ModelError(f"{groups.model.where}: weight '{tensor.name}' holds NaN or infinity; export it from a sound checkpoint")
+        raise ModelError(
+            f"{groups.model.where}: weight '{tensor.name}' holds NaN or infinity; export it from a sound checkpoint"
+        )
     for axis in free:
         labels = groups.labels[tensor.name][axis]
         values = norm(weight, tuple(k for k in range(weight.ndim) if k != axis))

@@ -5,15 +5,8 @@ from collections.abc import Collection
 from onnxprune.axes import Shape
 from onnxprune.ops.registry import Node, axes
 
-UNARY = """
-    Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu
-    HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink
-    Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
-""".split()
-BROADCASTING = """
-    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean
-    Min Mod Mul Or PRelu Pow Sub Sum Where Xor
-""".split()
+UNARY = ["Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"]
+BROADCASTING = ["Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"]
 
 
 @axes(*UNARY, *BROADCASTING)
@@ -21,6 +14,13 @@ def elementwise(node: Node) -> str:
     out = node.out_shape()
     inputs = ", ".join(_aligned(node.shape(k), out) if node.has(k) else "_" for k in range(len(node.inputs)))
     return f"{inputs} -> {', '.join([names(out)] * len(node.outputs))}"
+
+
+@axes("CastLike")
+def cast_like(node: Node) -> str:
+    """The second input only lends its element type."""
+    data = names(node.shape())
+    return f"{data}, _ -> {data}"
 
 
 def names(shape: Shape, whole: Collection[int] = ()) -> str:

@@ -10,7 +10,9 @@ def gemm(node: Node) -> str:
     c = ""
     if node.has(2):
         sizes = node.shape(2)
-        c = " ".join("1" if size == 1 else name for size, name in zip(sizes, "no"[2 - len(sizes) :], strict=True))
+        c = " ".join(
+            "1" if size == 1 else name for size, name in zip(sizes, "no"[2 - len(sizes) :], strict=True)
+        )
     return f"{a}, {b}, {c} -> n o"
 
 

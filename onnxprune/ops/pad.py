@@ -38,7 +38,10 @@ def pad(node: Node) -> Links:
             else:
                 links.frozen.append(Frozen(target, "pads an axis of one entry"))
         else:
-            links.frozen += [Frozen(source, "pads it by its own values"), Frozen(target, "pads by its own values")]
+            links.frozen += [
+                Frozen(source, "pads it by its own values"),
+                Frozen(target, "pads by its own values"),
+            ]
     return links
 
 

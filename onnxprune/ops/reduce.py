@@ -42,5 +42,7 @@ def cumulative_sum(node: Node) -> str:
 
 def _after(data: str, over: list[int], keep: int) -> str:
     """The output's axes: reduced ones as `1`, or gone."""
-    left = ["1" if axis in over else name for axis, name in enumerate(data.split()) if keep or axis not in over]
+    left = [
+        "1" if axis in over else name for axis, name in enumerate(data.split()) if keep or axis not in over
+    ]
     return " ".join(left)

@@ -113,9 +113,7 @@ class _Segment:
 
     def _axis(self, links: Links, at: At, span: range, places: dict[int, Place]) -> None:
         factors = self.factors or []
-        of = [
-            places.setdefault(k, Virtual(f"{at.operand}.{at.axis}.{k}", factors[k][0])) for k in span
-        ]
+        of = [places.setdefault(k, Virtual(f"{at.operand}.{at.axis}.{k}", factors[k][0])) for k in span]
         if any(factors[k][0] != factors[k][1] for k in span):
             links.free.append(at)
             if len(span) > 1:
@@ -141,8 +139,12 @@ def _segments(source: tuple[Pair, ...], target: tuple[Pair, ...]) -> list[_Segme
         nested = all(b[0] % a[0] == 0 and b[1] % a[1] == 0 and b[1] >= a[1] for a, b in pairwise(points))
         factors = [(b[0] // a[0], b[1] // a[1]) for a, b in pairwise(points)][::-1] if nested else None
         count = len(points) - 1
-        place = {cut: count - k for k, cut in enumerate(points)}  # index of the factor that starts right of it
-        segments.append(_Segment(_spans(cuts_in, low, high, place), _spans(cuts_out, low, high, place), factors))
+        place = {
+            cut: count - k for k, cut in enumerate(points)
+        }  # index of the factor that starts right of it
+        segments.append(
+            _Segment(_spans(cuts_in, low, high, place), _spans(cuts_out, low, high, place), factors)
+        )
     return segments
 
 

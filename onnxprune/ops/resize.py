@@ -41,5 +41,7 @@ def resize_sizes(node: Node, kept: Kept) -> None:
         return
     rank = len(node.shape())
     over = [axis % rank for axis in node.attr("axes", list(range(rank)))]
-    sizes = [kept.size(node.outputs[0], axis) if node.out_shape()[axis] is not None else None for axis in over]
+    sizes = [
+        kept.size(node.outputs[0], axis) if node.out_shape()[axis] is not None else None for axis in over
+    ]
     node.set_shape(3, sizes)

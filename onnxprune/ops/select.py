@@ -74,7 +74,9 @@ def slice_bounds(node: Node, kept: Kept) -> None:
         node.set_operand_ints("steps", 4, steps)
 
 
-def _dynamic_spans(node: Node, spans: Spans, lists: tuple[list[int], list[int], list[int], list[int]]) -> None:
+def _dynamic_spans(
+    node: Node, spans: Spans, lists: tuple[list[int], list[int], list[int], list[int]]
+) -> None:
     """Bounds on axes of dynamic size stay as they are."""
     given = node.operand_ints("starts", 1) or []
     over = node.operand_ints("axes", 3) or list(range(len(given)))

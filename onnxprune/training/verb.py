@@ -41,7 +41,9 @@ class Trained:
     run_dir: str | None
 
     def to_json(self) -> dict[str, Any]:
-        facts = {f: getattr(self, f) for f in ("output", "epochs", "asked", "by", "reached", "seconds", "run_dir")}
+        facts = {
+            f: getattr(self, f) for f in ("output", "epochs", "asked", "by", "reached", "seconds", "run_dir")
+        }
         return {**facts, "metrics": {"before": dict(self.before), "after": dict(self.after)}}
 
 
@@ -86,7 +88,9 @@ def train(
     """
     settings = replace(settings or Settings(), **_known(options))
     if not 0 < settings.ratio <= 1:
-        raise PlanError(f"ratio {settings.ratio} is not in (0, 1]; it is the fraction that is kept, such as 0.5")
+        raise PlanError(
+            f"ratio {settings.ratio} is not in (0, 1]; it is the fraction that is kept, such as 0.5"
+        )
     if output is not None:
         files.writable(output, force=force)
     loaded = files.load(model)
@@ -121,7 +125,9 @@ def train(
 def _known(options: Mapping[str, Any]) -> Mapping[str, Any]:
     unknown = set(options) - set(asdict(Settings()))
     if unknown:
-        raise TrainingError(f"setting {min(unknown)!r} is unknown; the settings are {', '.join(asdict(Settings()))}")
+        raise TrainingError(
+            f"setting {min(unknown)!r} is unknown; the settings are {', '.join(asdict(Settings()))}"
+        )
     return options
 
 
@@ -155,7 +161,14 @@ def resume_request(run_dir: str | Path) -> tuple[Request, Settings]:
         stored = json.loads(path.read_text(encoding="utf-8"))
         request, settings = Request(**stored["context"]), Settings.of(stored["settings"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise TrainingError(f"{run_dir}: holds no run that can be resumed; give the --run-dir of an interrupted train") from None
-    if not Path(request.model).is_file() or zlib.crc32(Path(request.model).read_bytes()) != request.fingerprint:
-        raise TrainingError(f"{run_dir}: its model {request.model} is gone or has changed; start the training anew")
+        raise TrainingError(
+            f"{run_dir}: holds no run that can be resumed; give the --run-dir of an interrupted train"
+        ) from None
+    if (
+        not Path(request.model).is_file()
+        or zlib.crc32(Path(request.model).read_bytes()) != request.fingerprint
+    ):
+        raise TrainingError(
+            f"{run_dir}: its model {request.model} is gone or has changed; start the training anew"
+        )
     return request, replace(settings, run_dir=str(run_dir))
