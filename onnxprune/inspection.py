@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from onnxprune import gates
 from onnxprune import model as files
 from onnxprune.cost import CostModel
 from onnxprune.groups import Groups, Member, find, operand
-from onnxprune.ops import Node
+from onnxprune.ops import Node, Value
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,14 @@ def inspect(model: str | Path | onnx.ModelProto) -> Inspection:
         )
         for g in groups
     ]
-    frozen = list(_frozen_groups(groups, shares))
-    facts += frozen
+    facts += _frozen_groups(groups, shares)
     return Inspection(
         str(loaded.path or loaded.graph.name),
         round(costs.total["macs"]),
         round(costs.total["params"]),
         size,
         tuple(facts),
-        tuple(_locks(groups, frozen)),
+        tuple(_locks(groups)),
     )
 
 
@@ -103,9 +103,14 @@ def _claimed_weight_axes(groups: Groups) -> Iterator[tuple[Member, np.ndarray]]:
                 yield Member(value.name, at.axis), groups.atoms.of[labels]
 
 
+def _is_weight(value: Value) -> bool:
+    raw = value.raw
+    return isinstance(raw, gs.Constant) and len(raw.shape) > 1 and bool(np.issubdtype(np.dtype(raw.dtype), np.floating))
+
+
 def _weight_axes(groups: Groups, node: Node) -> Iterator[tuple[Member, np.ndarray]]:
     for value in node.inputs:
-        if value and isinstance(value.raw, gs.Constant) and len(value.raw.shape) > 1:
+        if value and _is_weight(value):
             for axis, labels in enumerate(groups.labels[value.name]):
                 if labels is not None:
                     yield Member(value.name, axis), groups.atoms.of[labels]
@@ -130,11 +135,28 @@ def _frozen_groups(groups: Groups, shares: dict[str, np.ndarray]) -> Iterator[Gr
         )
 
 
-def _locks(groups: Groups, frozen: list[GroupFacts]) -> Iterator[Lock]:
-    ops = {reason.text: reason.op for reason in groups.reasons}
-    held: dict[str, float] = {}
-    for group in frozen:
-        because = group.frozen_because or ""
-        held[because] = held.get(because, 0.0) + group.params_share
-    for because, share in sorted(held.items(), key=lambda item: -item[1]):
-        yield Lock(because, ops.get(because, ""), min(share, 1.0))
+def _locks(groups: Groups) -> Iterator[Lock]:
+    """Reasons by the share of the parameters whose weights they hold by some axis; one weight may be held by several."""
+    total = max(sum(prod(value.raw.shape) for value in _constants(groups)), 1)
+    held: dict[tuple[str, str], dict[str, float]] = {}
+    for member, atoms in _claimed_weight_axes(groups):
+        because = groups.atoms.because[atoms]
+        for number, count in zip(*np.unique(because[because >= 0], return_counts=True), strict=True):
+            reason = groups.reasons[number]
+            weights = held.setdefault((reason.text, reason.op), {})
+            weights[member.tensor] = max(weights.get(member.tensor, 0.0), count / len(atoms))
+    sizes = {value.name: prod(value.raw.shape) for value in _constants(groups)}
+    locks = [
+        Lock(text, op, sum(sizes[name] * share for name, share in weights.items()) / total)
+        for (text, op), weights in held.items()
+    ]
+    yield from sorted(locks, key=lambda lock: -lock.params_share)
+
+
+def _constants(groups: Groups) -> list[Value]:
+    """Float weights and biases."""
+    return [
+        value
+        for value in groups.values.values()
+        if isinstance(value.raw, gs.Constant) and np.issubdtype(np.dtype(value.raw.dtype), np.floating)
+    ]
