@@ -179,6 +179,7 @@ def finished(g: Sketch) -> onnx.ModelProto:
 def proto(g: Sketch, outputs: Sequence[Value]) -> onnx.ModelProto:
     read = {name for node in g.nodes for name in node.input}
     made = {name for node in g.nodes for name in node.output}
+    inner = made - {value.name for value in outputs}
     tensors = [tensor for name, tensor in g.constants.items() if name in read - made]
     given = [
         helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
@@ -191,7 +192,7 @@ def proto(g: Sketch, outputs: Sequence[Value]) -> onnx.ModelProto:
         [info(g, value) for value in g.inputs] + given,
         [info(g, value) for value in outputs],
         initializer=tensors,
-        value_info=[info(g, value) for value in g.noted],
+        value_info=[info(g, value) for value in {v.name: v for v in g.noted}.values() if value.name in inner],
     )
     model = helper.make_model(graph, opset_imports=g.opsets, producer_name="onnxprune-tests")
     model.ir_version = helper.find_min_ir_version_for(g.opsets)

@@ -104,6 +104,7 @@ def resize_like(g: Sketch, x: Value) -> Value:
     ):  # onnx does not follow sizes through Constant nodes everywhere: literals, as when traced
         space = g.ints(*other.space)
     else:
+        g.noted.append(other)  # a slice of a shape that is not known, onnx takes for empty
         space = g.op("Slice", g.op("Shape", other), g.ints(2), g.ints(x.rank), g.ints(0))
     kept = g.op("Slice", g.op("Shape", x), g.ints(0), g.ints(2), g.ints(0))
     empty = None if g.opset >= 13 else g.constant(np.zeros(0, np.float32))
