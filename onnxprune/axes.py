@@ -1,9 +1,11 @@
 """Axis expressions: what an op does with its axes, in one line.
 
->>> print(*bind("N i *S, o i *K, o -> N o *T", [(2, 3, 8, 8), (4, 3, 3, 3), (4,)], [(2, 4, 6, 6)]).same, sep="\\n")
-Same(a=At(operand='in0', axis=1), b=At(operand='in1', axis=1))
-Same(a=At(operand='in1', axis=0), b=At(operand='in2', axis=0))
-Same(a=At(operand='in1', axis=0), b=At(operand='out0', axis=1))
+>>> links = bind("N i *S, o i *K, o -> N o *T", [(2, 3, 8, 8), (4, 3, 3, 3), (4,)], [(2, 4, 6, 6)])
+>>> for same in links.same:
+...     print(same.a, "~", same.b)
+At(operand='in1', axis=1) ~ At(operand='in0', axis=1)
+At(operand='in1', axis=0) ~ At(operand='in2', axis=0)
+At(operand='in1', axis=0) ~ At(operand='out0', axis=1)
 
 Operands are separated by commas, axes by spaces, outputs follow `->`. A name used twice is the same axis. Lower
 case may lose entries, UPPER CASE keeps its size. `(g o)` is a flattened product, `(p + q)` a concatenation, `1` a
@@ -96,17 +98,29 @@ def _terms(text: str) -> Iterator[Term]:
             if ")" not in tokens[position:]:
                 raise AxesError(f"unclosed parenthesis in {text!r}")
             end = tokens.index(")", position)
-            inner = tokens[position + 1 : end]
-            names = tuple(Name(name) for name in inner if name != "+")
-            yield Concatenation(names) if "+" in inner else Product(names)
+            yield _bracketed(tokens[position + 1 : end], text)
             position = end
         elif token.startswith("*"):
             yield Rest(token[1:])
         elif token == "1":
             yield One()
         else:
-            yield Name(token)
+            yield _name(token, text)
         position += 1
+
+
+def _bracketed(inner: list[str], text: str) -> Term:
+    if "+" not in inner and inner:
+        return Product(tuple(_name(name, text) for name in inner))
+    if len(inner) % 2 and all(token == "+" for token in inner[1::2]):
+        return Concatenation(tuple(_name(name, text) for name in inner[::2]))
+    raise AxesError(f"neither a product nor a concatenation in {text!r}")
+
+
+def _name(token: str, text: str) -> Name:
+    if not token.replace(".", "").isidentifier():
+        raise AxesError(f"{token!r} is no axis in {text!r}")
+    return Name(token)
 
 
 # ---- what an expression says once the shapes are known

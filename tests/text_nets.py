@@ -1,0 +1,52 @@
+"""Networks in ONNX text, their weights drawn at random.
+
+net("net (float[N,3,8,8] x) => (float[N,2] y) { h = Conv(x, w)  g = GlobalAveragePool(h)  f = Flatten(g)  y = Gemm(f, v) }",
+    w=(4, 3, 3, 3), v=(4, 2))
+"""
+
+from math import prod
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx_text import parsed
+
+from onnxprune import groups, model
+
+
+def net(
+    text: str,
+    *,
+    opset: int = 18,
+    seed: int = 0,
+    values: dict[str, np.ndarray] | None = None,
+    **shapes: tuple[int, ...],
+) -> onnx.ModelProto:
+    """The graph of `text` with initializers of these `values`, and random ones of these `shapes`."""
+    proto = parsed(text, opset=opset)
+    rng = np.random.default_rng(seed)
+    for name, shape in shapes.items():
+        scale = (2 / max(prod(shape[1:]), 1)) ** 0.5 if len(shape) > 1 else 1.0
+        array = (rng.normal(0, scale, shape) + (len(shape) == 1)).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    for name, value in (values or {}).items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    for number, node in enumerate(proto.graph.node):
+        node.name = node.name or f"{node.op_type.lower()}{number}"
+    return proto
+
+
+def analysed(proto: onnx.ModelProto) -> groups.Groups:
+    return groups.find(model.load(proto))
+
+
+def sizes(found: groups.Groups) -> dict[str, int]:
+    """Prunable groups and their sizes."""
+    return {group.name: group.size for group in found}
+
+
+def because(found: groups.Groups, tensor: str, axis: int) -> set[str]:
+    """Why entries of this axis are frozen; empty where all of them may go."""
+    labels = found.labels[tensor][axis]
+    assert labels is not None
+    return {found.reasons[r].text for r in found.atoms.because[found.atoms.of[labels]].tolist() if r >= 0}
