@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from onnxprune.to_torch import sizes
 from onnxprune.to_torch.operands import TRAINABLE, Form, dtype_of, is_module, to_tensor
-from onnxprune.to_torch.state import INITIALIZERS, Renamed, attribute_paths, place, read_initializer
+from onnxprune.to_torch.state import INITIALIZERS, attribute_paths, place, read_initializer, show_names
 from onnxprune.to_torch.steps import Step
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Importer:
         paths = {name: path for name, path in self.paths.items() if path in kept}
         module.meta[INITIALIZERS] = paths
         if renamed := {path: name for name, path in paths.items() if path != name}:
-            Renamed(renamed).attach(module)
+            show_names(module, renamed)
         return module.eval()
 
     def _free(self, stem: str) -> str:

@@ -208,7 +208,7 @@ def rnn(
     *,
     hidden_size: int | None = None,
     direction: str = "forward",
-    activations: Sequence[str] | None = None,
+    activations: Sequence[str] = ("Tanh", "Tanh"),
     activation_alpha: Sequence[float] = (),
     activation_beta: Sequence[float] = (),
     clip: float | None = None,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from torch import Tensor, fx
 
 from onnxprune.errors import ConversionError, ModelError

@@ -2,13 +2,13 @@
 
 A tensor is kept under its initializer's name, dots opening submodules, so that `state_dict()` has the names
 of the graph. A name that Python or nn.Module cannot hold ("", "forward", "a" beside "a.b") is kept under
-another one; `Renamed` still gives it its own name in every state_dict.
+another one; `show_names` still gives it its own name in every state_dict.
 """
 
 import keyword
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import onnx
@@ -44,26 +44,16 @@ def _is_attribute(part: str) -> bool:
     return bool(part) and speakable and not keyword.iskeyword(part) and part not in _RESERVED
 
 
-@dataclass(frozen=True)
-class Renamed:
-    """State-dict hooks that show each attribute path under its initializer's name."""
+def show_names(module: nn.Module, names: Mapping[str, str]) -> None:
+    """Give each attribute path (the keys of `names`) its initializer's name in every state_dict."""
+    back = {name: path for path, name in names.items()}
+    module.register_state_dict_post_hook(partial(_rename, dict(names)))  # type: ignore[no-untyped-call]
+    module.register_load_state_dict_pre_hook(partial(_rename, back))  # type: ignore[no-untyped-call]
 
-    names: Mapping[str, str]  # attribute path -> initializer name
 
-    def attach(self, module: nn.Module) -> None:
-        module.register_state_dict_post_hook(self.saved)  # type: ignore[no-untyped-call]
-        module.register_load_state_dict_pre_hook(self.loading)  # type: ignore[no-untyped-call]
-
-    def saved(self, module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        self._rename(state, prefix, self.names)
-
-    def loading(self, module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        self._rename(state, prefix, {name: path for path, name in self.names.items()})
-
-    @staticmethod
-    def _rename(state: dict[str, Any], prefix: str, names: Mapping[str, str]) -> None:
-        moved = {prefix + new: state.pop(prefix + old) for old, new in names.items() if prefix + old in state}
-        state.update(moved)
+def _rename(names: Mapping[str, str], module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    moved = {prefix + new: state.pop(prefix + old) for old, new in names.items() if prefix + old in state}
+    state.update(moved)
 
 
 def place(root: nn.Module, path: str, tensor: Tensor, *, trainable: bool, persistent: bool = True) -> None:

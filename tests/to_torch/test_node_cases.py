@@ -1,6 +1,7 @@
 import onnx
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from node_cases import cases, refused, tensor
 
 from onnxprune.errors import ConversionError
@@ -18,7 +19,15 @@ DEVIATING = {
 LOW_PRECISION = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
-@pytest.mark.parametrize("name", sorted(set(cases()) - refused()))
+def _quick_and_slow() -> list[ParameterSet]:
+    """A case written out as other ops' nodes, beside the same case as one node, waits for the full run."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow if "_expanded" in name else ())
+        for name in sorted(set(cases()) - refused())
+    ]
+
+
+@pytest.mark.parametrize("name", _quick_and_slow())
 def test_agrees_with_the_specification(name: str) -> None:
     if name in DEVIATING:
         pytest.skip(DEVIATING[name])

@@ -1,0 +1,66 @@
+import inspect
+
+import onnx
+import pytest
+import torch
+from onnx import defs
+
+from onnxprune.to_torch.registry import Converter, converts, find, known
+
+NOT_TENSORS = {
+    "sparse_value",
+    "value_string",
+    "value_strings",
+}  # forms of Constant that torch has no tensor for
+STANDARD = [c for c in known() if not c.domain]
+
+
+def _schema(converter: Converter) -> defs.OpSchema:
+    """The schema of the last opset that the converter serves."""
+    others = [c.since for c in STANDARD if c.op == converter.op and c.since > converter.since]
+    last = min(others, default=onnx.defs.onnx_opset_version() + 1) - 1
+    return defs.get_schema(converter.op, last)
+
+
+@pytest.mark.parametrize("converter", STANDARD, ids=lambda c: f"{c.op}-{c.since}")
+def test_a_converter_has_the_signature_of_its_schema(converter: Converter) -> None:
+    assert defs.get_schema(converter.op, converter.since).since_version == converter.since
+    schema = _schema(converter)
+    attributes = {name: a for name, a in schema.attributes.items() if name not in NOT_TENSORS}
+    for name, attribute in attributes.items():
+        default = converter.keywords()[name].default
+        if attribute.default_value.name:
+            assert default == _value(attribute.default_value)
+        elif attribute.required:
+            assert default is inspect.Parameter.empty
+    required = {name for name, a in attributes.items() if a.required}
+    needed = sum(i.option == defs.OpSchema.FormalParameterOption.Single for i in schema.inputs)
+    for count in {len(schema.inputs), needed}:
+        assert converter.misfit([True] * count, required, 1) is None
+
+
+def _value(attribute: onnx.AttributeProto) -> object:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, float):
+        return pytest.approx(value)
+    if isinstance(value, list):
+        return tuple(v.decode() if isinstance(v, bytes) else v for v in value)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def test_the_newest_version_not_above_the_opset_is_chosen() -> None:
+    versions = {opset: find("", "Softmax", opset) for opset in (7, 12, 13, 24)}
+    assert {opset: c.since for opset, c in versions.items() if c} == {7: 1, 12: 1, 13: 13, 24: 13}
+
+
+def test_two_names_of_the_standard_domain_are_one() -> None:
+    assert find("ai.onnx", "Relu", 17) == find("", "Relu", 17)
+
+
+def test_an_op_before_its_first_converter_has_none() -> None:
+    assert find("", "Trilu", 13) is None
+
+
+def test_a_second_converter_of_a_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="Relu-6 has two converters"):
+        converts("Relu", since=6, inputs=1)(torch.relu)

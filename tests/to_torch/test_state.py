@@ -1,0 +1,196 @@
+import copy
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from small import cnn, draw, in_onnxruntime, in_torch, model
+
+from onnxprune.errors import ModelError, TrainingError
+from onnxprune.to_torch import load, write_back
+from onnxprune.to_torch.operands import to_bytes, to_tensor
+
+ODD = [
+    "",
+    "forward",
+    "a",
+    "a.b",
+    ".x",
+    "y.",
+    "p..q",
+    "class",
+    "training",
+    'quote"d',
+    "back\\slash",
+    "1",
+    "/m/w:0",
+]
+
+
+def odd_model() -> onnx.ModelProto:
+    """A chain of additions, one initializer of each odd name; ONNX itself cannot refer to an empty one."""
+    names = [n for n in ODD if n]
+    values = ["x", *(f"sum{i}" for i in range(len(names) - 1)), "y"]
+    nodes = [
+        helper.make_node("Add", [values[i], n], [values[i + 1]], name=f"add{i}") for i, n in enumerate(names)
+    ]
+    return model(nodes, {"x": [2]}, ["y"], {n: draw(2, seed=i) for i, n in enumerate(names)})
+
+
+def test_an_untouched_module_gives_the_same_bytes_back() -> None:
+    made = cnn(gated=True)
+    assert write_back(load(made), made).SerializeToString() == made.SerializeToString()
+
+
+def test_leaves_the_model_it_is_given_as_it_was() -> None:
+    made = cnn()
+    before, module = made.SerializeToString(), load(made)
+    with torch.no_grad():
+        module.get_parameter("head.bias").add_(1)
+    write_back(module, made)
+    assert made.SerializeToString() == before
+
+
+def test_writes_weights_and_statistics_and_nothing_else() -> None:
+    made = cnn(gated=True)
+    module = load(made).train()
+    x = torch.from_numpy(draw(4, 3, 8, 8))
+    module(x)
+    with torch.no_grad():
+        module.get_parameter("head.bias").add_(1)
+        module.get_parameter("gate/stem").neg_()
+    written = write_back(module, made)
+    changed = [
+        new.name
+        for new, old in zip(written.graph.initializer, made.graph.initializer, strict=True)
+        if new != old
+    ]
+    assert changed == ["bn.mean", "bn.var", "head.bias", "gate/stem"]
+    written.graph.ClearField("initializer")
+    made.graph.ClearField("initializer")
+    assert written == made
+
+
+def test_what_was_trained_is_what_onnxruntime_computes() -> None:
+    made, x = cnn(gated=True), draw(4, 3, 8, 8)
+    module = load(made, gate_value=torch.sigmoid).train()
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        module(torch.from_numpy(x)).square().mean().backward()
+        optimizer.step()
+    written = write_back(module, made)
+    np.testing.assert_allclose(
+        in_torch(load(written), x)[0], in_onnxruntime(written, x)[0], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in ODD if n])
+def test_every_name_is_a_state_dict_key_and_comes_back(name: str) -> None:
+    made = odd_model()
+    module = load(made)
+    state = module.state_dict()
+    assert set(state) == {n for n in ODD if n}
+    state[name] = state[name] + 1
+    other = load(made)
+    other.load_state_dict(state)
+    before = {i.name: numpy_helper.to_array(i) for i in made.graph.initializer}
+    after = {i.name: numpy_helper.to_array(i) for i in write_back(other, made).graph.initializer}
+    np.testing.assert_array_equal(after.pop(name), before.pop(name) + np.float32(1))
+    assert all(np.array_equal(after[n], before[n]) for n in before)
+
+
+def test_odd_names_compute() -> None:
+    x = draw(2)
+    np.testing.assert_allclose(
+        in_torch(load(odd_model()), x)[0], in_onnxruntime(odd_model(), x)[0], rtol=1e-5
+    )
+
+
+def test_a_deep_copy_writes_back_too() -> None:
+    made = odd_model()
+    assert write_back(copy.deepcopy(load(made)), made) == made
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_names_the_tensor_that_training_ruined(bad: float) -> None:
+    made = cnn()
+    module = load(made)
+    with torch.no_grad():
+        module.get_parameter("head.weight")[0, 0] = bad
+    with pytest.raises(TrainingError, match=r"'head\.weight' holds NaN or infinity"):
+        write_back(module, made)
+
+
+def test_infinities_of_the_file_itself_pass() -> None:
+    mask = np.array([0, -np.inf], np.float32)
+    made = model([helper.make_node("Add", ["x", "mask"], ["y"])], {"x": [2]}, ["y"], {"mask": mask})
+    assert write_back(load(made), made) == made
+
+
+def _renamed() -> onnx.ModelProto:
+    other = cnn()
+    other.graph.initializer[0].name = "elsewhere"
+    return other
+
+
+def _reshaped() -> onnx.ModelProto:
+    other = cnn()
+    other.graph.initializer[-1].CopyFrom(numpy_helper.from_array(draw(6), "head.bias"))
+    return other
+
+
+@pytest.mark.parametrize(("other", "message"), [(_renamed, "no initializer"), (_reshaped, "head.bias")])
+def test_refuses_another_model(other: Callable[[], onnx.ModelProto], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        write_back(load(cnn()), other())
+
+
+def test_refuses_a_module_of_another_origin() -> None:
+    with pytest.raises(ModelError, match="not made by"):
+        write_back(torch.nn.Linear(2, 2), cnn())
+
+
+def test_values_kept_outside_the_model_must_be_loaded_first() -> None:
+    made = cnn()
+    module = load(made)
+    made.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    with pytest.raises(ModelError, match="outside the model"):
+        write_back(module, made)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        np.float32,
+        np.float64,
+        np.float16,
+        ml_dtypes.bfloat16,
+        ml_dtypes.float8_e4m3fn,
+        np.int8,
+        np.uint16,
+        np.bool_,
+    ],
+    ids=lambda d: np.dtype(d).name,
+)
+def test_every_element_type_goes_to_torch_and_back_bit_for_bit(dtype: type) -> None:
+    array = (draw(3, 4) * 2).astype(dtype)
+    tensor = to_tensor(numpy_helper.from_array(array))
+    assert tensor.shape == (3, 4)
+    assert to_bytes(tensor) == array.tobytes()
+
+
+def test_tensors_stored_as_typed_fields_keep_their_encoding_until_they_change() -> None:
+    made = cnn()
+    bias = made.graph.initializer[-1]
+    bias.CopyFrom(helper.make_tensor("head.bias", TensorProto.FLOAT, [5], [1, 2, 3, 4, 5]))
+    module = load(made)
+    assert write_back(module, made) == made
+    with torch.no_grad():
+        module.get_parameter("head.bias").zero_()
+    written = write_back(module, made).graph.initializer[-1]
+    assert not written.float_data
+    assert numpy_helper.to_array(written).tolist() == [0] * 5
