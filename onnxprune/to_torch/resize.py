@@ -141,7 +141,8 @@ def _aligned(mode: str, sampling: Sampling) -> bool | None:
 def _resize_axis(x: Tensor, change: Change, sampling: Sampling) -> Tensor:
     axis, n = change.axis, change.size
     column = [-1 if a == axis else 1 for a in range(x.dim())]
-    place = _source(torch.arange(change.wanted, dtype=torch.float64, device=x.device), change, sampling)
+    # In float32, as in onnxruntime: in float64 other places would be halves, and round the other way.
+    place = _source(torch.arange(change.wanted, dtype=torch.float32, device=x.device), change, sampling)
     if sampling.mode == "nearest":
         y = x.index_select(axis, _NEAREST[sampling.nearest](place).clamp(0, n - 1).long())
     else:
