@@ -3,7 +3,7 @@
 What is equal at both is static; what differs is dynamic. Shapes are inferred on a copy without weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -22,7 +22,7 @@ Pair = tuple[int, int]
 Sizes = tuple[Pair, ...]
 
 BATCH = (24, 36)
-"""Sizes of a dynamic first axis at the two bindings; highly divisible, so that a batch split in parts stays different."""
+"""Sizes of a dynamic first axis at the two bindings; highly divisible, so that parts of a batch differ as well."""
 OTHER = (224, 320)
 """Sizes of every other dynamic axis: images pass through five halvings, sequences are long enough."""
 SMALL = 1 << 16
@@ -41,7 +41,7 @@ class Shapes:
 
 
 def infer(graph: gs.Graph) -> Shapes:
-    """Sizes and fixed values of all tensors of `graph`'s top level. Raises ModelError where inference finds a contradiction."""
+    """Sizes and fixed values of all tensors of `graph`'s top level. Raises ModelError where they contradict each other."""
     first, second = _Binding(graph, 0), _Binding(graph, 1)
     first.run()
     dynamic = any(not isinstance(size, int) for t in graph.inputs for size in t.shape or ())
@@ -65,10 +65,12 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-def bound(shape: list[Any] | tuple[Any, ...], which: int) -> list[int]:
-    """A declared input shape with numbers for its dynamic sizes."""
+def bound(shape: Sequence[Any], which: int, batch_names: Collection[str] = ()) -> list[int]:
+    """A declared input shape with numbers for its dynamic sizes; the batch may have its name on any axis."""
     return [
-        size if isinstance(size, int) and size >= 0 else (BATCH if axis == 0 else OTHER)[which]
+        size
+        if isinstance(size, int) and size >= 0
+        else (BATCH if axis == 0 or size in batch_names else OTHER)[which]
         for axis, size in enumerate(shape)
     ]
 
@@ -82,6 +84,8 @@ class _Binding:
         self.values: dict[str, np.ndarray] = {}
         self.batched = False
         self.nodes = [OnnxExporter.export_node(node) for node in graph.nodes]
+        first = [tensor.shape[0] for tensor in graph.inputs if tensor.shape]
+        self.batch_names = {name for name in first if isinstance(name, str)}
         self.inputs = [self._input(tensor) for tensor in graph.inputs]
         self.constants: dict[str, np.ndarray] = {}
         for tensor in graph.tensors().values():
@@ -97,7 +101,7 @@ class _Binding:
     def _input(self, tensor: gs.Variable) -> onnx.ValueInfoProto:
         if tensor.shape is None or tensor.type != "tensor_type":
             return OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
-        shape = bound(tensor.shape, self.which)
+        shape = bound(tensor.shape, self.which, self.batch_names)
         if shape and not isinstance(tensor.shape[0], int):
             self.batched = True
         self.shapes[tensor.name] = tuple(shape)
