@@ -80,11 +80,11 @@ def choose(groups: Groups, costs: CostModel, scores: Mapping[str, np.ndarray], w
         raise PlanError(f"{groups.model.where}: nothing can be pruned; onnxprune inspect says why")
     whole = protected(groups, wish)
     target = _target(costs, groups, whole, wish)
-    wanted = _uniform(groups) if wish.scope == "layer" else _global(groups, scores)
+    wanted = _uniform(groups) if wish.scope == "layer" else best_first([scores[g.name] for g in groups])
     counts, reached = [group.size for group in groups], 1.0
     for widest in WIDTHS if wish.multiple_of == "auto" else (int(wish.multiple_of),):
         ranges = [_allowed(group.size, wish, widest, group.name in whole) for group in groups]
-        counts = settle(costs, wish.by, target, ranges, wanted)
+        counts = settle(lambda n: float(costs.fraction(wish.by, n)), target, ranges, wanted)
         reached = float(costs.fraction(wish.by, counts))
         if abs(reached - target) <= CLOSE:
             break
@@ -138,42 +138,39 @@ def _uniform(groups: Groups) -> Wanted:
     return lambda t: [t * group.size for group in groups]
 
 
-def _global(groups: Groups, scores: Mapping[str, np.ndarray]) -> Wanted:
-    """Channels above the t-quantile of all scores."""
-    everything = np.sort(np.concatenate([scores[group.name] for group in groups]))[::-1]
+def best_first(scores: Sequence[np.ndarray]) -> Wanted:
+    """Of each group's channels those above the t-quantile of all scores."""
+    everything = np.sort(np.concatenate(scores))[::-1]
 
     def wanted(t: float) -> list[float]:
         count = round(t * len(everything))
         bar = everything[count - 1] if count else math.inf
-        return [float((scores[group.name] >= bar).sum()) for group in groups]
+        return [float((group >= bar).sum()) for group in scores]
 
     return wanted
 
 
-def settle(
-    costs: CostModel, by: str, target: float, ranges: Sequence[list[int]], wanted: Wanted
-) -> list[int]:
+Fraction = Callable[[Sequence[float]], float]
+"""What is left of the cost with these numbers of channels kept."""
+
+
+def settle(fraction: Fraction, target: float, ranges: Sequence[list[int]], wanted: Wanted) -> list[int]:
     """Allowed counts whose cost is nearest to the target, each close to what is wanted of it."""
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
         real = [min(max(w, r[0]), r[-1]) for w, r in zip(wanted(middle), ranges, strict=True)]
-        low, high = (middle, high) if costs.fraction(by, real) < target else (low, middle)
+        low, high = (middle, high) if fraction(real) < target else (low, middle)
     real = wanted(high)
     counts = [max([n for n in r if n <= w + 1e-9], default=r[0]) for w, r in zip(real, ranges, strict=True)]
-    return _fill(costs, by, target, ranges, real, counts)
+    return _fill(fraction, target, ranges, real, counts)
 
 
 def _fill(
-    costs: CostModel,
-    by: str,
-    target: float,
-    ranges: Sequence[list[int]],
-    real: list[float],
-    counts: list[int],
+    fraction: Fraction, target: float, ranges: Sequence[list[int]], real: list[float], counts: list[int]
 ) -> list[int]:
     """Steps up, the group furthest below its wish first, while that brings the cost closer to the target."""
-    reached = float(costs.fraction(by, counts))
+    reached = fraction(counts)
     closed: set[int] = set()
     while reached < target:
         open_groups = [g for g in range(len(counts)) if g not in closed and counts[g] < ranges[g][-1]]
@@ -182,9 +179,9 @@ def _fill(
         g = max(open_groups, key=lambda k: (real[k] - counts[k]) / ranges[k][-1])
         candidate = list(counts)
         candidate[g] = ranges[g][ranges[g].index(counts[g]) + 1]
-        fraction = float(costs.fraction(by, candidate))
-        if abs(fraction - target) < abs(reached - target):
-            counts, reached = candidate, fraction
+        closer = fraction(candidate)
+        if abs(closer - target) < abs(reached - target):
+            counts, reached = candidate, closer
         else:
             closed.add(g)
     return counts

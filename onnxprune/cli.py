@@ -14,7 +14,7 @@ import onnx
 
 from onnxprune import __version__, display
 from onnxprune import model as files
-from onnxprune.errors import DataError, ModelError, OnnxpruneError
+from onnxprune.errors import DataError, ModelError, OnnxpruneError, PlanError
 
 Command = Callable[..., None]
 
@@ -58,7 +58,7 @@ class _Log(logging.Handler):
 @click.version_option(__version__, prog_name="onnxprune")
 @click.option("--debug", is_flag=True, help="Show tracebacks and detailed logs.")
 def main(debug: bool) -> None:
-    """Prune any trained network given as an ONNX file.
+    r"""Prune any trained network given as an ONNX file.
 
     \b
     onnxprune gate model.onnx          put gates on the channels that belong together
@@ -113,7 +113,9 @@ def _numbers(text: str | None, option: str) -> list[float] | None:
 
 
 def _multiple(text: str) -> int | str:
-    return text if text == "auto" else int(text) if text.isdigit() else -1
+    if text != "auto" and not text.isdigit():
+        raise PlanError(f"--multiple-of {text}: is neither 'auto' nor a number from 1 on; give one of these")
+    return text if text == "auto" else int(text)
 
 
 def _print(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:
@@ -216,6 +218,7 @@ def gate(model: Path, output: Path | None, plan: Path | None, force: bool, as_js
     show_default=True,
     help="projection meets the ratio; penalty is the paper's form and may miss it.",
 )
+@click.option("--multiple-of", default="auto", show_default=True, help="Kept counts are multiples of this.")
 @pixels_
 @output_
 @click.option("--run-dir", type=PATH, help="Checkpoints, metrics and config of the run.")
@@ -225,7 +228,7 @@ def gate(model: Path, output: Path | None, plan: Path | None, force: bool, as_js
 @force_
 @seed_
 @as_json
-def train(  # fmt: skip
+def train(
     model: Path | None,
     data: Path | None,
     val: Path | None,
@@ -239,6 +242,7 @@ def train(  # fmt: skip
     task: str,
     augment: str,
     budget: str,
+    multiple_of: str,
     mean: str | None,
     std: str | None,
     output: Path | None,
@@ -266,11 +270,12 @@ def train(  # fmt: skip
             raise click.UsageError("give MODEL and --data, or --resume DIR")
         settings = Settings(
             ratio=ratio, by=by, method=method, epochs=epochs, batch_size=batch_size, lr=lr, gate_lr=gate_lr, task=task,
-            augment=augment, budget=budget, seed=seed, run_dir=str(run_dir) if run_dir else None,
+            augment=augment, budget=budget, seed=seed, multiple_of=_multiple(multiple_of),
+            run_dir=str(run_dir) if run_dir else None,
         )  # fmt: skip
         target, force = _target(output, _named(model, ".gated.onnx"), force)
         means, stds = _numbers(mean, "--mean"), _numbers(std, "--std")
-    with display.training(settings) as progress:
+    with display.training() as progress:
         result = run(
             model, data, target, settings=settings, validation=val, mean=means, std=stds, progress=progress,
             resume=resume is not None, force=force,
@@ -293,7 +298,7 @@ def train(  # fmt: skip
 @force_
 @seed_
 @as_json
-def slim(  # fmt: skip
+def slim(
     model: Path | None,
     ratio: float | None,
     by: str,
@@ -323,7 +328,8 @@ def slim(  # fmt: skip
     model = _the_gated_one() if model is None else model
     target, force = _target(output, _named(model, ".slim.onnx"), force)
     result = run(
-        model, target, ratio=ratio, by=by, criterion=criterion, keep=keep, only=only, multiple_of=_multiple(multiple_of),
+        model, target, ratio=ratio, by=by, criterion=criterion, keep=keep, only=only,
+        multiple_of=_multiple(multiple_of),
         min_channels=min_channels, scope=scope, plan=plan, feeds=_feeds(data, mean, std), save_plan=save_plan,
         save_gated=save_gated, force=force, seed=seed,
     )  # fmt: skip
@@ -347,7 +353,7 @@ def _the_gated_one() -> Path:
 @provider_
 @seed_
 @as_json
-def verify(  # fmt: skip
+def verify(
     gated: Path,
     slim: Path,
     data: Path | None,
@@ -384,7 +390,7 @@ def verify(  # fmt: skip
 @click.option("--min-speedup", type=float, help="The least speed-up over the first model.")
 @seed_
 @as_json
-def bench(  # fmt: skip
+def bench(
     models: tuple[Path, ...],
     provider: str,
     threads: int | None,
@@ -414,13 +420,15 @@ def bench(  # fmt: skip
     "-o", "--output", "folder", type=PATH, help="Keep the models in this folder (default: a temporary one)."
 )
 @click.option(
-    "--ratio", type=float, default=0.25, show_default=True, help="The fraction of the MACs to keep."
+    "--ratio", type=float, default=0.29, show_default=True, help="The fraction of the MACs to keep."
 )
-@click.option("--epochs", type=int, default=30, show_default=True)
+@click.option("--epochs", type=int, default=16, show_default=True)
 @seed_
 @as_json
 def demo(folder: Path | None, ratio: float, epochs: int, seed: int, as_json: bool) -> None:
     """The whole way on the built-in model and data: gate, train, slim, verify, bench."""
     from onnxprune.demo import demo as run
 
-    _print(run(folder, ratio=ratio, epochs=epochs, seed=seed), as_json, display.demo)
+    with display.training() as progress:
+        result = run(folder, ratio=ratio, epochs=epochs, seed=seed, progress=progress)
+    _print(result, as_json, display.demo)

@@ -86,8 +86,8 @@ class Demo:
 def demo(
     folder: str | Path | None = None,
     *,
-    ratio: float = 0.25,
-    epochs: int = 20,
+    ratio: float = 0.29,
+    epochs: int = 16,
     seed: int = 0,
     progress: Report | None = None,
 ) -> Demo:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from onnxprune.demo import Demo
     from onnxprune.inspection import Inspection
     from onnxprune.slimming import Gated, Slimmed
-    from onnxprune.training.settings import Progress, Report, Settings
+    from onnxprune.training.settings import Progress, Report
     from onnxprune.training.verb import Trained
     from onnxprune.verify import Verification
 
@@ -110,10 +110,10 @@ def demo(result: "Demo") -> None:
 
 
 @contextmanager
-def training(settings: "Settings") -> Iterator["Report"]:
+def training() -> Iterator["Report"]:
     """A live bar on a terminal, a plain line every few seconds otherwise."""
     if sys.stderr.isatty():
-        with _bar(settings) as report:
+        with _bar() as report:
             yield report
     else:
         yield _Lines()
@@ -141,7 +141,7 @@ def _line(p: "Progress") -> str:
 
 
 @contextmanager
-def _bar(settings: "Settings") -> Iterator[Any]:
+def _bar() -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as Bar

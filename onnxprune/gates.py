@@ -176,6 +176,14 @@ class _Inserter:
         return self.initializers[number]
 
 
+def set_latents(gated: onnx.ModelProto, latents: Mapping[str, np.ndarray]) -> None:
+    """Sets the gates of a gated file, in place, by group name."""
+    for tensor in gated.graph.initializer:
+        values = latents.get(tensor.name.removeprefix(PREFIX)) if tensor.name.startswith(PREFIX) else None
+        if values is not None and tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(values, dtype=np.float32), tensor.name))
+
+
 def is_gated(model: Model) -> bool:
     """Whether the model holds gate nodes."""
     return any(node.op == "Gate" and node.domain == DOMAIN for node in model.graph.nodes)

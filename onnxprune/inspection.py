@@ -105,7 +105,11 @@ def _claimed_weight_axes(groups: Groups) -> Iterator[tuple[Member, np.ndarray]]:
 
 def _is_weight(value: Value) -> bool:
     raw = value.raw
-    return isinstance(raw, gs.Constant) and len(raw.shape) > 1 and bool(np.issubdtype(np.dtype(raw.dtype), np.floating))
+    return (
+        isinstance(raw, gs.Constant)
+        and len(raw.shape) > 1
+        and bool(np.issubdtype(np.dtype(raw.dtype), np.floating))
+    )
 
 
 def _weight_axes(groups: Groups, node: Node) -> Iterator[tuple[Member, np.ndarray]]:
@@ -136,7 +140,7 @@ def _frozen_groups(groups: Groups, shares: dict[str, np.ndarray]) -> Iterator[Gr
 
 
 def _locks(groups: Groups) -> Iterator[Lock]:
-    """Reasons by the share of the parameters whose weights they hold by some axis; one weight may be held by several."""
+    """Reasons by the share of the parameters whose weights they hold; one weight may be held by several."""
     total = max(sum(prod(value.raw.shape) for value in _constants(groups)), 1)
     held: dict[tuple[str, str], dict[str, float]] = {}
     for member, atoms in _claimed_weight_axes(groups):

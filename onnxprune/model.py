@@ -19,6 +19,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError, EncodeError
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxprune.errors import ModelError, OutputError
 
@@ -147,6 +148,13 @@ def _numpy_type(tensor: onnx.TensorProto) -> np.dtype[Any]:
 def load_proto(proto: onnx.ModelProto, path: Path | None) -> Model:
     """A Model that takes over `proto`. Raises ModelError as `load`."""
     where = str(path) if path else "the model"
+    try:
+        return _taken_over(proto, path, where)
+    except UnicodeDecodeError:
+        raise ModelError(f"{where}: damaged (a name is no text); copy or export it again") from None
+
+
+def _taken_over(proto: onnx.ModelProto, path: Path | None, where: str) -> Model:
     _check(proto, where)
     header = onnx.ModelProto()
     for name in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
@@ -192,10 +200,8 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
             raise ModelError(
                 f"{where}: weight '{tensor.name}' is declared larger than the file; export the model again"
             )
-    skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(without_weights(proto))
     try:
-        onnx.checker.check_model(skeleton)
+        onnx.checker.check_model(without_weights(proto))
     except onnx.checker.ValidationError as reason:
         raise ModelError(f"{where}: refused by the onnx checker: {_line(reason)}") from None
     except (UnicodeDecodeError, EncodeError, ValueError) as reason:
@@ -316,32 +322,37 @@ def _sorted(nodes: list[gs.Node], reads: dict[int, set[str]], maker: dict[str, g
     return result
 
 
+def array(tensor: gs.Constant) -> np.ndarray:
+    """The values of a constant; unlike `tensor.values` it does not keep a second copy in memory."""
+    values = tensor._values
+    return np.asarray(values.load() if isinstance(values, LazyValues) else values)
+
+
 def to_proto(model: Model) -> onnx.ModelProto:
-    """The model as it would be written, graph first, then what the graph library does not carry."""
-    graph = model.graph
-    exported = gs.export_onnx(graph, do_type_check=False)
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.header)
-    proto.graph.CopyFrom(exported.graph)
-    proto.functions.extend(exported.functions)
-    used = {entry.domain for entry in proto.opset_import}
-    proto.opset_import.extend(entry for entry in exported.opset_import if entry.domain not in used)
+    """The model as it would be written: the graph, and what the graph library does not carry."""
+    proto: onnx.ModelProto = gs.export_onnx(model.graph, do_type_check=False)
+    opsets = list(proto.opset_import)
+    for name in _FILE_FACTS:
+        proto.ClearField(name)
+    proto.MergeFrom(model.header)
+    used = {entry.domain for entry in model.header.opset_import}
+    proto.opset_import.extend(entry for entry in opsets if entry.domain not in used)
     proto.graph.MergeFrom(model.graph_notes)
     for node in proto.graph.node:
         if node.output and node.output[0] in model.node_notes:
             node.MergeFrom(model.node_notes[node.output[0]])
-    if model.header.ir_version < 4:
-        for tensor in proto.graph.initializer:
+    for tensor in proto.graph.initializer:
+        if model.header.ir_version < 4 or tensor.name in model.input_initializers:
             proto.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             )
-    else:
-        for tensor in proto.graph.initializer:
-            if tensor.name in model.input_initializers:
-                proto.graph.input.append(
-                    onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-                )
     return proto
+
+
+_FILE_FACTS = (
+    "ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string", "metadata_props",
+    "opset_import",
+)  # fmt: skip
 
 
 def save(model: Model | onnx.ModelProto, path: str | Path, *, force: bool = True) -> int:

@@ -58,7 +58,7 @@ def load(path: str | Path, groups: Groups) -> Plan:
         raise PlanError(f"{path}: was made for another model; make one for this model with --save-plan")
     try:
         kept = {str(entry["name"]): np.asarray(entry["kept"], dtype=np.int64) for entry in document["groups"]}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         raise PlanError(f"{path}: its groups are malformed; make it anew with --save-plan") from None
     for group in groups.frozen_by_check:
         kept.pop(group.name, None)

@@ -19,7 +19,7 @@ layers. Larger ones are tied on purpose."""
 
 
 def prepare(model: Model) -> Shapes:
-    """Prepares the model's graph in place and returns its sizes. Raises ModelError where shapes contradict each other."""
+    """Prepares the model's graph in place; returns its sizes. Raises ModelError where shapes contradict each other."""
     graph = model.graph
     _constants_to_initializers(graph)
     tidy(graph)

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.groups import Groups
-from onnxprune.model import tidy
+from onnxprune.model import array, tidy
 from onnxprune.ops import REPAIRS, Node, Value
 from onnxprune.plan import Plan
 
@@ -77,7 +77,7 @@ def _slice(tensor: gs.Constant, left: Remaining) -> None:
     for axis in range(len(tensor.shape)):
         mask = left.mask(tensor.name, axis)
         if mask is not None:
-            values = np.compress(mask, tensor.values if values is None else values, axis=axis)
+            values = np.compress(mask, array(tensor) if values is None else values, axis=axis)
     if values is not None:
         tensor.values = np.ascontiguousarray(values)
 

@@ -153,10 +153,8 @@ def slim(
             files.writable(path, force=force)
     source = files.load(model)
     decide = _Decision(source, wish, criterion, plan)
-    attempts = _Attempts(source, decide, feeds, seed)
+    attempts = _Attempts(model, source, decide, feeds, seed)
     done = attempts.exact()
-    if decide.plain and not attempts.open_check(model):
-        raise LawError(_differs(source.where, "taken apart and put together", attempts.last))
     size = done.slim.ByteSize()
     if save_plan is not None:
         files.write_text(save_plan, done.plan_json, force=force)
@@ -207,7 +205,7 @@ class _Decision:
         )
         if unknown:
             raise ModelError(
-                f"{groups.model.where}: gates '{min(unknown)}' fit no channel group; gate the model anew with onnxprune gate"
+                f"{groups.model.where}: gates '{min(unknown)}' fit no channel group; gate the model anew"
             )
         if self.wish is None or (self.trained and self.trained == (self.wish.ratio, self.wish.by)):
             return plans.check(
@@ -241,17 +239,16 @@ def _trained(source: files.Model) -> tuple[float, str] | None:
 class _Attempt:
     gated: onnx.ModelProto
     slim: onnx.ModelProto
-    verified: Verification | None
-    """None where one of the two does not even run."""
+    verified: Verification
     kept: Mapping[str, float]
     plan_json: dict[str, Any]
     pruned: tuple[str, ...]
     """Groups that lose channels, in graph order."""
     seconds: float
 
-    @property
-    def exact(self) -> bool:
-        return self.verified is not None and self.verified.equal
+
+FAILED = Verification(float("inf"), 1e-5, 0)
+"""Of a slim model that does not even run."""
 
 
 class _Attempts:
@@ -259,87 +256,94 @@ class _Attempts:
 
     def __init__(
         self,
+        original: ModelLike,
         source: files.Model,
-        decide: Callable[[Groups], Plan],
+        decide: _Decision,
         feeds: Callable[[onnx.ModelProto], Iterator[Feed]] | None,
         seed: int,
     ) -> None:
-        self.source, self.decide, self.feeds, self.seed = source, decide, feeds, seed
+        self.original, self.decide, self.feeds, self.seed = original, decide, feeds, seed
+        self.where = source.where
+        self.source: files.Model | None = source  # used up by the first attempt
         self.frozen: dict[str, str] = {}
-        self.original: onnx.ModelProto | None = None
-        self.last = Verification(0.0, 1e-5, 0)
 
     def exact(self) -> _Attempt:
-        attempt = self._attempt(self.source, None)
-        while not attempt.exact:
+        """The first attempt that passes, after as many groups are frozen as it takes."""
+        attempt = self._attempt(None, check_open=self.decide.plain)
+        while not attempt.verified.equal:
             if not attempt.pruned:
                 raise LawError(
-                    f"{self.source.where}: differs from itself without any change; it is not deterministic"
+                    f"{self.where}: two runs of it differ without any change; it is not deterministic"
                 )
             culprit = self._culprit(attempt.pruned)
             reason = "the slim model differed from the gated one: its channels were not understood"
             log.warning("group '%s' is frozen: %s", culprit, reason)
             self.frozen[culprit] = reason
-            attempt = self._attempt(self._fresh(), None)
+            attempt = self._attempt(None)
         return attempt
-
-    def open_check(self, original: ModelLike) -> bool:
-        """Whether the prepared model with all gates open is the original, on the same inputs."""
-        fresh = self._fresh()
-        gates.insert(find(fresh), {})
-        opened = files.to_proto(fresh)
-        self.last = verify(original, opened, feeds=self.feeds(opened) if self.feeds else None, seed=self.seed)
-        return self.last.equal
-
-    def _fresh(self) -> files.Model:
-        if self.original is None:
-            raise LawError(f"{self.source.where}: was not kept")
-        return files.load_proto(files.copy_of(self.original), self.source.path)
 
     def _culprit(self, pruned: tuple[str, ...]) -> str:
         """The last group of the shortest prefix that fails; one wrong rule makes every longer one fail as well."""
         low, high = 0, len(pruned)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (
-                (middle, high) if self._attempt(self._fresh(), pruned[:middle]).exact else (low, middle)
-            )
+            low, high = (middle, high) if self._attempt(pruned[:middle]).verified.equal else (low, middle)
         return pruned[high - 1]
 
-    def _attempt(self, model: files.Model, only: tuple[str, ...] | None) -> _Attempt:
-        if self.original is None:
-            self.original = files.to_proto(model)
+    def _fresh(self) -> files.Model:
+        """The model without gates, ready to be taken apart."""
+        model, self.source = self.source, None
+        if model is None:
+            model = files.load(self.original)
+            gates.strip(model)
+        return model
+
+    def _attempt(self, only: tuple[str, ...] | None, *, check_open: bool = False) -> _Attempt:
+        """Gates and rewrites by the plan, or by its part on the groups `only`, and compares."""
+        model = self._fresh()
         start = time.perf_counter()
         groups = find(model, self.frozen)
         plan = self.decide(groups)
         if only is not None:
             plan = Plan({name: kept for name, kept in plan.kept.items() if name in only})
-        costs = CostModel(groups)
-        kept = costs.exact(groups.removed(plan.kept))
+        kept = CostModel(groups).exact(groups.removed(plan.kept))
         document = plan.to_json(groups)
-        gates.insert(groups, latents(groups, plan))
+        gates.insert(groups, {})
         seconds = time.perf_counter() - start
         gated = files.to_proto(model)
+        if check_open:
+            self._check_open(gated)
+        gates.set_latents(gated, latents(groups, plan))
         start = time.perf_counter()
         gates.strip(model)
+        pruned = _pruned(groups, plan)
         try:
             rewrite.apply(groups, plan)
         except (KeyError, IndexError, TypeError, ValueError) as reason:
             log.debug("rewriting failed: %s", reason)
-            return _Attempt(gated, gated, None, kept, document, _pruned(groups, plan), 0.0)
+            return _Attempt(gated, gated, FAILED, kept, document, pruned, 0.0)
         seconds += time.perf_counter() - start
         slim = files.to_proto(model)
-        return _Attempt(gated, slim, self._check(gated, slim), kept, document, _pruned(groups, plan), seconds)
+        return _Attempt(gated, slim, self._check(gated, slim), kept, document, pruned, seconds)
 
-    def _check(self, gated: onnx.ModelProto, slim: onnx.ModelProto) -> Verification | None:
+    def _inputs(self, model: onnx.ModelProto) -> Iterator[Feed] | None:
+        return self.feeds(model) if self.feeds else None
+
+    def _check_open(self, opened: onnx.ModelProto) -> None:
+        """Taken apart and put together with all gates open, it must still be the original."""
+        check = verify(self.original, opened, feeds=self._inputs(opened), seed=self.seed, where=self.where)
+        if not check.equal:
+            raise LawError(_differs(self.where, "taken apart and put together", check))
+
+    def _check(self, gated: onnx.ModelProto, slim: onnx.ModelProto) -> Verification:
         try:
-            return verify(gated, slim, feeds=self.feeds(gated) if self.feeds else None, seed=self.seed)
+            return verify(gated, slim, feeds=self._inputs(gated), seed=self.seed, where=self.where)
         except ModelError as reason:
             verify(
-                gated, gated, feeds=self.feeds(gated) if self.feeds else None, seed=self.seed
-            )  # raises if it is not the slim one
+                gated, gated, feeds=self._inputs(gated), seed=self.seed, where=self.where
+            )  # its own fault?
             log.debug("the slim model does not run: %s", reason)
-            return None
+            return FAILED
 
 
 def _pruned(groups: Groups, plan: Plan) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from onnxprune.errors import LawError, ModelError
 from onnxprune.session import batch_axes, declared_inputs, describe, open_session, random_inputs, reason
@@ -46,21 +45,29 @@ def verify(
     tolerance: float | None = None,
     provider: str = "cpu",
     seed: int = 0,
+    where: str | None = None,
 ) -> Verification:
     """Runs both models on the same inputs (`feeds`, by input name; random ones unless given).
 
+    The models run one after the other, so that only one is in memory. `where` is how messages call the models.
     Raises ModelError where the two have other inputs or outputs, or one does not run; LawError where there is nothing
-    to compare because an output is NaN or infinite throughout.
+    to prove because an output holds NaN or no finite number.
     """
-    a, b = (open_session(model, provider=provider, exact=True) for model in (gated, slim))
-    _same_interface(a, b, gated, slim)
     worst, samples, limit = 0.0, 0, 1e-5
-    given = ((feed, _run(a, feed, gated)) for feed in feeds) if feeds is not None else _random_runs(gated, a, seed)
+    first = _Runner(gated, provider, where)
+    given = [(feed, first(feed)) for feed in feeds] if feeds is not None else first.random_runs(seed)
+    interface = first.interface
+    del first
+    second = _Runner(slim, provider, where)
+    if interface != second.interface:
+        raise ModelError(
+            f"{describe(gated)} and {describe(slim)} have other inputs or outputs ({interface}, {second.interface}); "
+            f"compare a model with its own slim one"
+        )
     for feed, left in given:
-        right = _run(b, feed, slim)
         samples += next(iter(feed.values())).shape[0] if feed and next(iter(feed.values())).ndim else 1
-        for output, x, y in zip(a.get_outputs(), left, right, strict=True):
-            worst = max(worst, relative_error(x, y, output.name))
+        for output, x, y in zip(interface[1], left, second(feed), strict=True):
+            worst = max(worst, relative_error(x, y, output))
             limit = max(limit, TOLERANCE.get(x.dtype, 1e-5))
     return Verification(worst, limit if tolerance is None else tolerance, samples)
 
@@ -69,36 +76,55 @@ Model = str | Path | onnx.ModelProto
 Run = tuple[Feed, list[np.ndarray]]
 
 
-def _random_runs(model: Model, session: onnxruntime.InferenceSession, seed: int) -> list[Run]:
-    """Random inputs and the outputs for them; at two batch sizes where the batch is dynamic.
+class _Runner:
+    """A model in onnxruntime, with errors that name it."""
 
-    Some files declare a free batch and run at 1 only (a recurrent state of fixed size, say): then at that.
-    """
-    source = model if isinstance(model, onnx.ModelProto) else session
-    free = bool(batch_axes(declared_inputs(source)))
-    try:
-        return [_random_run(model, session, batch, seed) for batch in (BATCHES if free else BATCHES[:1])]
-    except ModelError:
-        return [_random_run(model, session, 1, seed)]
+    def __init__(self, model: Model, provider: str, where: str | None) -> None:
+        self.model, self.where = model, where or describe(model)
+        try:
+            self.session = open_session(model, provider=provider, exact=True)
+        except ModelError as error:
+            raise ModelError(str(error).replace(describe(model), self.where, 1)) from None
 
+    @property
+    def interface(self) -> tuple[list[str], list[str]]:
+        """Names of inputs and outputs."""
+        return [i.name for i in self.session.get_inputs()], [o.name for o in self.session.get_outputs()]
 
-def _random_run(model: Model, session: onnxruntime.InferenceSession, batch: int, seed: int) -> Run:
-    source = model if isinstance(model, onnx.ModelProto) else session
-    feed = random_inputs(source, batch=batch, seed=seed + batch)
-    return feed, _run(session, feed, model)
+    def __call__(self, feed: Feed) -> list[np.ndarray]:
+        try:
+            return [np.asarray(value) for value in self.session.run(None, dict(feed))]
+        except Exception as error:  # onnxruntime's exceptions share no root but this
+            raise ModelError(f"{self.where}: does not run ({reason(error)})") from None
+
+    def random_runs(self, seed: int) -> list[Run]:
+        """Random inputs and the outputs for them; at two batch sizes where the batch is dynamic.
+
+        Some files declare a free batch and run at 1 only (a recurrent state of fixed size, say): then at that.
+        """
+        source = self.model if isinstance(self.model, onnx.ModelProto) else self.session
+        free = bool(batch_axes(declared_inputs(source)))
+        try:
+            return [self._random_run(source, batch, seed) for batch in (BATCHES if free else BATCHES[:1])]
+        except ModelError:
+            return [self._random_run(source, 1, seed)]
+
+    def _random_run(self, source: Any, batch: int, seed: int) -> Run:
+        feed = random_inputs(source, batch=batch, seed=seed + batch)
+        return feed, self(feed)
 
 
 def relative_error(a: np.ndarray, b: np.ndarray, name: str) -> float:
-    """Max |a - b| / max |a|; infinite where shapes or non-finite entries differ. Raises LawError where no entry is finite."""
+    """Max |a - b| / max |a|; infinite where shapes or infinite entries differ. Raises LawError on NaN in a."""
     if a.shape != b.shape:
         return float("inf")
     if a.dtype.kind not in "fiub" or not a.size:
         return 0.0 if np.array_equal(a, b) else float("inf")
     x, y = a.astype(np.float64), b.astype(np.float64)
     finite = np.isfinite(x)
-    if not finite.any():
+    if np.isnan(x).any() or not finite.any():
         raise LawError(
-            f"output '{name}' is NaN or infinite for every entry: nothing can be compared; give inputs with --data"
+            f"output '{name}' holds NaN, or no finite number: nothing can be proven on it; give other inputs with --data"
         )
     apart = np.abs(np.where(finite, x, 0.0) - np.where(finite, y, 0.0))
     if (finite != np.isfinite(y)).any() or not np.array_equal(x[~finite], y[~finite], equal_nan=True):
@@ -106,23 +132,3 @@ def relative_error(a: np.ndarray, b: np.ndarray, name: str) -> float:
     scale = np.abs(x[finite]).max()
     difference = apart.max()
     return float(difference / scale) if scale else (0.0 if difference == 0 else float("inf"))
-
-
-def _same_interface(
-    a: onnxruntime.InferenceSession, b: onnxruntime.InferenceSession, gated: Any, slim: Any
-) -> None:
-    for kind in ("get_inputs", "get_outputs"):
-        names = [[tensor.name for tensor in getattr(session, kind)()] for session in (a, b)]
-        if names[0] != names[1]:
-            raise ModelError(
-                f"{describe(gated)} and {describe(slim)} have other {kind[4:]}: {names[0]} and {names[1]}; compare a model with its own slim one"
-            )
-
-
-def _run(
-    session: onnxruntime.InferenceSession, feed: Feed, model: str | Path | onnx.ModelProto
-) -> list[np.ndarray]:
-    try:
-        return [np.asarray(value) for value in session.run(None, dict(feed))]
-    except Exception as error:  # onnxruntime's exceptions share no root but this
-        raise ModelError(f"{describe(model)}: does not run ({reason(error)})") from None

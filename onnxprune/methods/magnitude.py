@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune import model as files
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.groups import Groups
 
@@ -48,11 +49,13 @@ def _add(
     ]
     if not free or not np.issubdtype(np.dtype(tensor.dtype), np.floating):
         return
-    weight = np.asarray(tensor.values, dtype=np.float32)
-    if not np.isfinite(weight).all():
+    weight = files.array(tensor)
+    largest = np.abs(weight).max()
+    if not np.isfinite(largest):
         raise ModelError(
             f"{groups.model.where}: weight '{tensor.name}' holds NaN or infinity; export it from a sound checkpoint"
         )
+    weight = weight.astype(np.float32, copy=False) / (float(largest) or 1.0)  # squares cannot overflow
     for axis in free:
         labels = groups.labels[tensor.name][axis]
         values = norm(weight, tuple(k for k in range(weight.ndim) if k != axis))

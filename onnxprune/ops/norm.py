@@ -40,10 +40,8 @@ def _trailing(node: Node, number: int, data: str) -> str:
 @axes("Softmax", "LogSoftmax", "Hardmax")
 def softmax(node: Node) -> str:
     rank = len(node.shape())
-    if node.opset >= 13:
-        over = [node.attr("axis", -1) % rank]
-    else:  # the input is flattened to 2-D at `axis`
-        over = list(range(node.attr("axis", 1) % rank, rank))
+    first = node.attr("axis", -1 if node.opset >= 13 else 1) % rank
+    over = [first] if node.opset >= 13 else range(first, rank)  # before, the input is flattened to 2-D at `axis`
     data = names(node.shape(), whole=over)
     return f"{data} -> {data}"
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.choose import CLOSE, WIDTHS, allowed, best_first, settle
 from onnxprune.errors import TrainingError
 
 Latent: TypeAlias = NDArray[np.float32]
@@ -57,9 +58,18 @@ class Budget:
     target: float
     floor: Counts
     whole: float
+    multiple_of: int | str = 1
 
     @staticmethod
-    def of(costs: Costs, by: str, target: float, *, least: int = 2, share: float = 0.05) -> "Budget":
+    def of(
+        costs: Costs,
+        by: str,
+        target: float,
+        *,
+        least: int = 2,
+        share: float = 0.05,
+        multiple_of: int | str = 1,
+    ) -> "Budget":
         """Raises TrainingError where there is nothing to decide or `target` is no fraction."""
         if not 0 < target <= 1:
             raise TrainingError(f"ratio {target:g} is not a fraction kept: give a number above 0 and up to 1")
@@ -68,7 +78,12 @@ class Budget:
                 "the model has no channel group that can be pruned: nothing to train gates for"
             )
         return Budget(
-            costs, by, target, floors(costs.sizes, least, share), float(costs.count(by, costs.sizes))
+            costs,
+            by,
+            target,
+            floors(costs.sizes, least, share),
+            float(costs.count(by, costs.sizes)),
+            multiple_of,
         )
 
     @property
@@ -133,7 +148,10 @@ class Budget:
         """Close the lowest w until C <= target, then reopen the highest that still fits.
 
         One coarse gate can take C far below the target; the finer gates reopened after it bring C back up.
+        With `multiple_of` the numbers of open gates are rounded to what the provider likes, C staying near.
         """
+        if self.multiple_of != 1:
+            return self._rounded(w)
         w = self.project(w, self.target)
         opened, group = self.opened(w), self._group()
         full = np.zeros(len(opened), bool)
@@ -149,6 +167,26 @@ class Budget:
                 opened[g] -= 1
                 full[g] = True
         return w
+
+    def _rounded(self, w: Latent) -> Latent:
+        """The highest w of each group, as many as an allowed number, so that C is nearest to the target."""
+        parts = np.split(w, np.cumsum(self.costs.sizes)[:-1])
+        counts = list(self.costs.sizes)
+        for width in WIDTHS if self.multiple_of == "auto" else (int(self.multiple_of),):
+            limits = zip(self.costs.sizes, self.floor.tolist(), strict=True)
+            ranges = [allowed(size, width, least, exact=self.multiple_of != "auto") for size, least in limits]
+            counts = settle(lambda n: self.fraction_of(np.asarray(n)), self.target, ranges, best_first(parts))
+            if abs(self.fraction_of(np.asarray(counts)) - self.target) <= CLOSE:
+                break
+        rounded = w.copy()
+        order = np.lexsort((-w, self._group()))
+        starts = np.cumsum(self.costs.sizes) - self.costs.sizes
+        rank = np.empty(len(w), np.int64)
+        rank[order] = np.arange(len(w)) - starts[self._group()]
+        stays = rank < np.asarray(counts)[self._group()]
+        rounded[stays] = np.maximum(w[stays], BARELY)
+        rounded[~stays] = np.minimum(w[~stays], 0)
+        return rounded
 
     def _closing(self, gates: NDArray[np.intp]) -> float:
         closed = np.bincount(self._group()[gates], minlength=len(self.costs.sizes))

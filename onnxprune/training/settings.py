@@ -52,6 +52,9 @@ class Settings:
     tolerance: float = 0.01  # of the penalty: gates freeze where |ratio - C| is within it
     floor_channels: int = 2
     floor_share: float = 0.05
+    multiple_of: int | str = (
+        1  # or "auto": what the kept counts are rounded to at the freeze, see choose.WIDTHS
+    )
     task: str = "auto"
     distill: float | None = None
     temperature: float = 2.0
@@ -64,6 +67,7 @@ class Settings:
     precision: str = "float32"
     device: str = "auto"
     seed: int = 0
+    shrink: bool = True  # after the freeze, train without the closed channels: the same function, faster
     run_dir: str | None = None
     checkpoint_seconds: float = 300.0
     report_every: int = 10  # steps
@@ -84,6 +88,8 @@ class Settings:
         for name in ("ramp", "floor_share", "momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
+        if self.multiple_of != "auto" and (isinstance(self.multiple_of, str) or self.multiple_of < 1):
+            raise TrainingError(f"multiple_of is {self.multiple_of!r}: give 'auto' or a number from 1 on")
         if self.distill is not None and not 0 <= self.distill <= 1:
             raise TrainingError(f"distill is {self.distill}: give a weight from 0 to 1")
 
