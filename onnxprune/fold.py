@@ -4,7 +4,10 @@ The frequent ops of shape arithmetic are a table of numpy calls; all others go t
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
+from functools import reduce
+from itertools import zip_longest
 from math import prod
 from typing import Any
 
@@ -25,15 +28,14 @@ Array = np.ndarray[Any, Any]
 
 
 def evaluate(node: gs.Node, inputs: Sequence[Array | None], opset: int, limit: int) -> list[Array] | None:
-    """The outputs of `node` for these inputs (None: absent), or None where they cannot be told or exceed `limit` entries."""
+    """The outputs of `node` for these inputs (None: absent), or None where it cannot tell or exceeds `limit` entries."""
     if node.op in NEVER or node.domain not in (None, "", "ai.onnx"):
         return None
-    if _result_size(node.op, inputs) > limit:
-        return None
     try:
+        if _result_size(node, inputs, opset) > limit:
+            return None
         with np.errstate(all="ignore"):
-            known = TABLE.get(node.op)
-            results = [known(node, inputs)] if known else _reference(node, inputs, opset)
+            results = _compute(node, inputs, opset)
     except Exception as reason:  # a node that cannot be evaluated is simply not folded
         log.debug("%s '%s' is not folded: %s", node.op, node.name, reason)
         return None
@@ -41,40 +43,81 @@ def evaluate(node: gs.Node, inputs: Sequence[Array | None], opset: int, limit: i
     return arrays if all(array.size <= limit for array in arrays) else None
 
 
-def _result_size(op: str, inputs: Sequence[Array | None]) -> float:
-    """Entries that an op makes out of small inputs; 0 for all others."""
+def _compute(node: gs.Node, inputs: Sequence[Array | None], opset: int) -> list[Any]:
+    known = TABLE.get(node.op)
+    return [known(node, inputs)] if known else _reference(node, inputs, opset)
+
+
+def _result_size(node: gs.Node, inputs: Sequence[Array | None], opset: int) -> float:
+    """How many entries the op would make, known before it makes them: inputs of a few entries can ask for terabytes."""
     given = [value for value in inputs if value is not None]
-    if op == "ConstantOfShape":
-        return prod(given[0].tolist())
-    if op == "Expand":
-        return prod(given[1].tolist())
-    if op == "Tile":
-        return given[0].size * prod(given[1].tolist())
-    if op == "Range":
-        start, stop, step = (float(value.reshape(())) for value in given)
-        return abs((stop - start) / step) if step else float("inf")
-    return 0
+    match node.op:
+        case "ConstantOfShape":
+            return float(prod(given[0].tolist()))
+        case "Expand":
+            return _broadcast_size(given[0].shape, given[1].tolist())
+        case "Gather":
+            return given[0].size // max(given[0].shape[node.attrs.get("axis", 0)], 1) * given[1].size
+        case "Range":
+            start, stop, step = (float(value.reshape(())) for value in given)
+            return float(abs((stop - start) / step)) if step else math.inf
+        case "Tile":
+            return float(given[0].size * prod(given[1].tolist()))
+        case op if op in BROADCASTING:
+            return _broadcast_size(*(value.shape for value in given))
+        case op if op in TABLE:
+            return sum(value.size for value in given)
+    return _inferred_size(node, inputs, opset)
 
 
-def _reference(node: gs.Node, inputs: Sequence[Array | None], opset: int) -> list[Array]:
-    from onnx.reference import ReferenceEvaluator
+def _broadcast_size(*shapes: Sequence[int]) -> int:
+    return prod(max(sizes) for sizes in zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1))
 
+
+def _inferred_size(node: gs.Node, inputs: Sequence[Array | None], opset: int) -> float:
+    """By onnx's shape inference; infinite where it cannot tell, unless entries are only picked out."""
+    model = _one_node(node, inputs, opset, fixed=1024)
+    sizes = []
+    for value in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output:
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(axis.HasField("dim_value") for axis in tensor.shape.dim):
+            sizes.append(prod(axis.dim_value for axis in tensor.shape.dim))
+        elif node.op not in PICKING:
+            return math.inf
+    return max(sizes, default=0)
+
+
+PICKING = {"Compress", "NonZero", "Unique"}
+"""Ops whose result depends on the data and is bounded by it."""
+
+
+def _one_node(node: gs.Node, inputs: Sequence[Array | None], opset: int, fixed: int = 0) -> onnx.ModelProto:
+    """A model of this node alone with inputs `i0`, ...; those of at most `fixed` entries are given their value."""
     proto = OnnxExporter.export_node(node)
-    names = [f"i{k}" if value is not None else "" for k, value in enumerate(inputs)]
     del proto.input[:]
-    proto.input.extend(names)
+    proto.input.extend("" if value is None else f"i{k}" for k, value in enumerate(inputs))
+    values = {f"i{k}": value for k, value in enumerate(inputs) if value is not None}
     types = [
         onnx.helper.make_tensor_value_info(
             name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
         )
-        for name, value in zip(names, inputs, strict=True)
-        if value is not None
+        for name, value in values.items()
+    ]
+    small = [
+        onnx.numpy_helper.from_array(np.asarray(value), name)
+        for name, value in values.items()
+        if value.size <= fixed
     ]
     outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in proto.output if name]
-    graph = onnx.helper.make_graph([proto], "fold", types, outputs)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    feed = {name: value for name, value in zip(names, inputs, strict=True) if value is not None}
-    return list(ReferenceEvaluator(model).run(None, feed))
+    graph = onnx.helper.make_graph([proto], "fold", types, outputs, small)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+
+
+def _reference(node: gs.Node, inputs: Sequence[Array | None], opset: int) -> list[Any]:
+    from onnx.reference import ReferenceEvaluator
+
+    feed = {f"i{k}": value for k, value in enumerate(inputs) if value is not None}
+    return list(ReferenceEvaluator(_one_node(node, inputs, opset)).run(None, feed))
 
 
 Call = Callable[[gs.Node, Sequence[Any]], Any]
@@ -125,7 +168,9 @@ def _constant_of_shape(node: gs.Node, inputs: Sequence[Any]) -> Array:
 
 
 def _product(node: gs.Node, inputs: Sequence[Any]) -> Array:
-    over = _ints(node, inputs, "axes", 1)
+    over = _ints(node, inputs, "axes", 1) or None
+    if over is None and node.attrs.get("noop_with_empty_axes", 0):
+        return np.asarray(inputs[0])
     return np.asarray(
         np.prod(inputs[0], axis=over, keepdims=bool(node.attrs.get("keepdims", 1))), inputs[0].dtype
     )
@@ -146,8 +191,8 @@ TABLE: dict[str, Call] = {
     "Greater": lambda _, i: np.greater(i[0], i[1]),
     "Identity": lambda _, i: i[0],
     "Less": lambda _, i: np.less(i[0], i[1]),
-    "Max": lambda _, i: np.maximum.reduce(i),
-    "Min": lambda _, i: np.minimum.reduce(i),
+    "Max": lambda _, i: reduce(np.maximum, i),
+    "Min": lambda _, i: reduce(np.minimum, i),
     "Mul": lambda _, i: np.multiply(i[0], i[1]),
     "Neg": lambda _, i: np.negative(i[0]),
     "Not": lambda _, i: np.logical_not(i[0]),
@@ -162,3 +207,8 @@ TABLE: dict[str, Call] = {
     "Unsqueeze": _unsqueeze,
     "Where": lambda _, i: np.where(i[0], i[1], i[2]),
 }
+
+BROADCASTING = {
+    "Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Min", "Mul", "Sub", "Where",
+}  # fmt: skip
+"""Ops of the table whose operands broadcast to one shape."""

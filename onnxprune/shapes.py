@@ -22,7 +22,7 @@ Pair = tuple[int, int]
 Sizes = tuple[Pair, ...]
 
 BATCH = (24, 36)
-"""Sizes of a dynamic first axis at the two bindings; highly divisible, so that parts of a batch differ as well."""
+"""Sizes of a dynamic first axis at the two bindings; so divisible that parts of a batch differ as well."""
 OTHER = (224, 320)
 """Sizes of every other dynamic axis: images pass through five halvings, sequences are long enough."""
 SMALL = 1 << 16
@@ -41,7 +41,7 @@ class Shapes:
 
 
 def infer(graph: gs.Graph) -> Shapes:
-    """Sizes and fixed values of all tensors of `graph`'s top level. Raises ModelError where they contradict each other."""
+    """Sizes and fixed values of all tensors of `graph`. Raises ModelError where they contradict each other."""
     first, second = _Binding(graph, 0), _Binding(graph, 1)
     first.run()
     dynamic = any(not isinstance(size, int) for t in graph.inputs for size in t.shape or ())
