@@ -66,6 +66,7 @@ class Importer:
         self.taken = {part for path in self.paths.values() for part in (path, path.split(".")[0])}
         self.modules = self._free("ops")
         self.first_input: fx.Node | None = None
+        self.statistics: set[str] = set()
         self.tied: list[str] = []
         self.shape_of = {
             s.outputs[0]: s.node.input[0] for s in steps if s.node.op_type == "Shape" and not s.attributes
@@ -125,6 +126,7 @@ class Importer:
                 place(self.root, path, tensor, trainable=True)
                 self.values[initializer.name] = self._get(path)
             elif Form.STATISTIC in read_as:
+                self.statistics.add(initializer.name)
                 place(self.root, path, tensor, trainable=False)
                 self.values[initializer.name] = self._get(path)
             else:
@@ -244,7 +246,7 @@ class Importer:
         value = self.values[name]
         if form in _NUMBERS and not isinstance(value, fx.Node):
             return value.node if isinstance(value, Sizes) else _as_number(value.tensor, form)
-        if form is Form.STATISTIC and self.readers[name] > 1:
+        if form is Form.STATISTIC and not (name in self.statistics and self.readers[name] == 1):
             self.tied.append(name)
             return self.graph.call_function(_copy, (self._tensor(name),))
         return self._tensor(name)
