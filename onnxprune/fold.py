@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 
 
 def evaluate(node: gs.Node, inputs: Sequence[Array | None], opset: int, limit: int) -> list[Array] | None:
-    """The outputs of `node` for these inputs (None: absent), or None where it cannot tell or exceeds `limit` entries."""
+    """The outputs of `node` for these inputs (None: absent), or None: it cannot tell, or exceeds `limit` entries."""
     if node.op in NEVER or node.domain not in (None, "", "ai.onnx"):
         return None
     try:

@@ -4,6 +4,7 @@ Weights become plain initializers with one reader each, shape arithmetic that is
 constants, what nothing reads goes away. Preparing twice changes nothing.
 """
 
+import itertools
 from math import prod
 
 import numpy as np
@@ -84,14 +85,19 @@ def _fold_fixed(graph: gs.Graph, shapes: Shapes) -> None:
 
 def _one_reader_each(graph: gs.Graph, shapes: Shapes) -> None:
     top_level = {id(node) for node in graph.nodes}
-    for tensor in list(graph.tensors().values()):
+    tensors = graph.tensors()
+    taken = set(tensors)
+    for tensor in list(tensors.values()):
         if not isinstance(tensor, gs.Constant) or not 1 < prod(tensor.shape) <= COPIED:
             continue
         readers = {id(node): node for node in tensor.outputs}
         slots = [(node, k) for node in readers.values() for k, t in enumerate(node.inputs) if t is tensor]
-        for number, (node, position) in enumerate(slots[1:], 1):
+        numbers = itertools.count(1)
+        for node, position in slots[1:]:
             if id(node) not in top_level:  # a subgraph reads it by name
                 continue
-            copy = gs.Constant(f"{tensor.name}__{number}", tensor.values)
+            name = next(new for n in numbers if (new := f"{tensor.name}__{n}") not in taken)
+            taken.add(name)
+            copy = gs.Constant(name, tensor.values)
             node.inputs[position] = copy
             shapes.sizes[copy.name] = tuple((size, size) for size in tensor.shape)
