@@ -370,6 +370,8 @@ def save(model: Model | onnx.ModelProto, path: str | Path, *, force: bool = True
             if proto.ByteSize() < TWO_GIB:
                 draft.write_bytes(proto.SerializeToString())
             else:
+                if proto is model:  # onnx strips the weights of what it saves this way
+                    proto = copy_of(proto)
                 onnx.save_model(proto, draft, save_as_external_data=True, location=f"{path.name}.data")
             written = sorted(Path(scratch).iterdir(), key=lambda file: file == draft)  # the model goes last
             size = sum(file.stat().st_size for file in written)
