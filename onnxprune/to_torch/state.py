@@ -74,11 +74,15 @@ def place(root: nn.Module, path: str, tensor: Tensor, *, trainable: bool, persis
 def write_back(module: nn.Module, model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` whose initializers hold the values that `module` has now; nothing else differs.
 
-    `module` is what `load` made of `model`, trained or not, on any device. A tensor whose bits did not change
-    keeps its encoding. ModelError if `module` comes from another model; TrainingError, naming the tensor,
-    where training left NaN or infinity.
+    `module` is what `load` made of `model`, trained or not, on any device, compiled or data-parallel. A
+    tensor whose bits did not change keeps its encoding. ModelError if `module` comes from another model;
+    TrainingError, naming the tensor, where training left NaN or infinity.
     """
-    paths: Mapping[str, str] | None = getattr(module, "meta", {}).get(INITIALIZERS)
+    while not isinstance(module, fx.GraphModule) and isinstance(inner := _wrapped(module), nn.Module):
+        module = inner
+    paths: Mapping[str, str] | None = (
+        module.meta.get(INITIALIZERS) if isinstance(module, fx.GraphModule) else None
+    )
     if paths is None:
         raise ModelError("the module was not made by to_torch.load; pass the GraphModule that load returned")
     tensors = {**dict(module.named_buffers(remove_duplicate=False)),
@@ -94,6 +98,11 @@ def write_back(module: nn.Module, model: onnx.ModelProto) -> onnx.ModelProto:
         if initializer.name in paths:
             _write(initializer, tensors[paths[initializer.name]].detach())
     return written
+
+
+def _wrapped(module: nn.Module) -> object:
+    """What torch.compile or DistributedDataParallel wrapped."""
+    return getattr(module, "_orig_mod", None) or getattr(module, "module", None)
 
 
 def _write(initializer: onnx.TensorProto, tensor: Tensor) -> None:

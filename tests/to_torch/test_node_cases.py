@@ -1,3 +1,5 @@
+import re
+
 import onnx
 import pytest
 import torch
@@ -15,14 +17,15 @@ DEVIATING = {
     "test_resize_downsample_scales_linear_align_corners": "onnxruntime rounds the length, and so do we",
     "test_resize_downsample_scales_cubic_align_corners": "onnxruntime rounds the length, and so do we",
 }
+WRITTEN_OUT = re.compile("_expanded|attention_|_sce_|_nllloss_")
 # The expected values round intermediate results in other places; these are a few units in the last place.
 LOW_PRECISION = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
 def _quick_and_slow() -> list[ParameterSet]:
-    """A case written out as other ops' nodes, beside the same case as one node, waits for the full run."""
+    """Function bodies wait for the full run: cases written out as other ops, and ops that we write out."""
     return [
-        pytest.param(name, marks=pytest.mark.slow if "_expanded" in name else ())
+        pytest.param(name, marks=pytest.mark.slow if WRITTEN_OUT.search(name) else ())
         for name in sorted(set(cases()) - refused())
     ]
 

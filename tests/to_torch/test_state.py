@@ -115,6 +115,21 @@ def test_a_deep_copy_writes_back_too() -> None:
     assert write_back(copy.deepcopy(load(made)), made) == made
 
 
+class DataParallel(torch.nn.Module):
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, DataParallel, lambda m: DataParallel(torch.compile(m))])
+def test_a_wrapped_module_writes_back_too(wrap: Callable[[torch.nn.Module], torch.nn.Module]) -> None:
+    made = cnn()
+    module = load(made)
+    with torch.no_grad():
+        module.get_parameter("head.bias").add_(1)
+    assert write_back(wrap(module), made) == write_back(module, made) != made
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_names_the_tensor_that_training_ruined(bad: float) -> None:
     made = cnn()
