@@ -61,6 +61,17 @@ class Batches:
         order = np.random.default_rng(seed).permutation(len(self.data))[: count * size]
         return prefetched(self.take, [order[i : i + size] for i in range(0, len(order), size)])
 
+    def drawn(
+        self, draws: Iterable[tuple[int, NDArray[np.intp]]], augment: tuple[int, ...] | None
+    ) -> Generator[Batch]:
+        """A batch for each step and its samples; `augment` and the step seed the augmentation, None for none."""
+
+        def make(draw: tuple[int, NDArray[np.intp]]) -> Batch:
+            step, rows = draw
+            return self.take(rows, None if augment is None else np.random.default_rng((*augment, step)))
+
+        return prefetched(make, draws)
+
     def _laid_out(self, value: Tensor) -> Tensor:
         if value.dim() == 4 and self.channels_last:
             return value.contiguous(memory_format=torch.channels_last)

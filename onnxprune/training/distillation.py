@@ -51,7 +51,7 @@ class Distillation:
             if head.kind == "values":
                 errors.append(F.mse_loss(output, wanted) / head.variance)
             else:
-                agreed.append((output.argmax(1) == wanted.argmax(1)).float().mean())
+                agreed.append((output.argmax(1) == wanted.argmax(1)).double().mean())
         found = {"agreement": agreed, "relative_error": errors}
         means = {name: torch.stack(values).mean() for name, values in found.items() if values}
         return means | {"distillation": self.loss(outputs, batch, teacher)}

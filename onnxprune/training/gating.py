@@ -95,9 +95,10 @@ class Gating:
         self.frozen = True
         self.latents.freeze()
 
-    def resume(self, unit: NDArray[np.float64], start: float, frozen: bool) -> None:
-        """Take up the state of a checkpoint whose latents the module holds already."""
-        self.w, self.unit, self.start = self.latents.read(), unit, start
+    def resume(self, w: Latent, unit: NDArray[np.float64], start: float, frozen: bool) -> None:
+        """Take up the state of a checkpoint."""
+        self._set(w)
+        self.unit, self.start = unit, start
         if frozen:
             self.freeze(repair=False)
 

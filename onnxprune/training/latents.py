@@ -1,6 +1,6 @@
 """The gates of a torch module as one flat vector, group after group."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,14 +19,14 @@ class Latents:
     tensors: tuple[Tensor, ...]
 
     @staticmethod
-    def of(module: nn.Module, names: Sequence[str], sizes: Sequence[int]) -> "Latents":
-        """The module's gates, which train; whatever else the gates are laid out with does not.
+    def of(module: nn.Module, sizes: Mapping[str, int]) -> "Latents":
+        """The module's gates, `sizes` by group name, which train; whatever else the gates are laid out with does not.
 
         Raises TrainingError where the gates are not those of the groups.
         """
         state = module.state_dict(keep_vars=True)
         found = []
-        for name, size in zip(names, sizes, strict=True):
+        for name, size in sizes.items():
             tensor = state.get(PREFIX + name)
             if tensor is None or tensor.shape != (size,):
                 shape = "no gate" if tensor is None else f"a gate of {tensor.numel()} channels"

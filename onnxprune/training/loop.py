@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from onnxprune import to_torch
 from onnxprune.errors import TrainingError
-from onnxprune.training.batches import Batch, Batches, check_augmentable, drawn, prefetched
+from onnxprune.training.batches import Batch, Batches, check_augmentable, drawn
 from onnxprune.training.budget import Budget, Costs
 from onnxprune.training.clock import Clock
 from onnxprune.training.data import Data
@@ -23,11 +22,11 @@ from onnxprune.training.fold_gates import fold_gates
 from onnxprune.training.gating import Gating, method_of
 from onnxprune.training.interrupts import Interrupts
 from onnxprune.training.latents import Latents
-from onnxprune.training.optimizer import optimizer_of
 from onnxprune.training.processes import accelerator_for, average
-from onnxprune.training.run_folder import RunFolder, restore, tensors_of
+from onnxprune.training.run_folder import RunFolder
 from onnxprune.training.settings import Outcome, Progress, Report, Settings
-from onnxprune.training.task_choice import choose
+from onnxprune.training.student import Student
+from onnxprune.training.task_choice import task_for
 from onnxprune.training.tasks import Outputs
 
 log = logging.getLogger(__name__)
@@ -79,12 +78,14 @@ class Training:
         self.accelerator = accelerator_for(settings)
         processes, device = self.accelerator.num_processes, self.accelerator.device
         budget = Budget.of(
-            costs, settings.by, settings.ratio, least=settings.floor_channels, share=settings.floor_share
-        )
-        self.module = self._laid_out(to_torch.load(gated, gate_value=method_of(settings).value))
+            costs, settings.by, settings.ratio, least=settings.floor_channels, share=settings.floor_share,
+            multiple_of=settings.multiple_of,
+        )  # fmt: skip
+        names = dict(zip(costs.names, costs.sizes, strict=True))
+        self.student = Student(gated, settings, method_of(settings).value, self._laid_out, names)
         self.teacher = self._laid_out(to_torch.load(teacher or gated)).eval().requires_grad_(False)
         if teacher is None:
-            Latents.of(self.teacher, costs.names, costs.sizes).write(np.ones(budget.gates, np.float32))
+            Latents.of(self.teacher, names).write(np.ones(budget.gates, np.float32))
         if settings.augment != "none":
             check_augmentable(data)
         mine = np.arange(self.accelerator.process_index, len(validation), processes)
@@ -92,16 +93,10 @@ class Training:
         self.held_out = Batches(validation.take(mine), device, settings.channels_last)
         self.per_epoch = max(1, len(data) // (settings.batch_size * processes))
         self.steps = self.per_epoch * settings.epochs
-        latents = Latents.of(self.module, costs.names, costs.sizes)
-        self.gating = Gating(latents, budget, settings, self.steps)
-        self.optimizer = optimizer_of(self.module, latents, settings)
-        sample = self.data.take(np.arange(min(len(data), 1024)))
-        fold_gates(self.module, self.data.take(np.arange(min(len(data), 2))).inputs)
-        with torch.no_grad():
-            self.task = choose(
-                settings.task, sample, outputs_of(self.teacher, sample),
-                distill=settings.distill, temperature=settings.temperature,
-            )  # fmt: skip
+        self.gating = Gating(self.student.latents, budget, settings, self.steps)
+        for module in (self.student.module, self.teacher):
+            fold_gates(module, self.data.take(np.arange(min(len(data), 2))).inputs)
+        self.task = task_for(settings, self.teacher, self.data)
         self.step, self.seconds = 0, 0.0
         self.before: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
@@ -132,8 +127,10 @@ class Training:
             raise TrainingError(
                 f"the run has {state['steps']} steps, not {self.steps}: resume it as it was started"
             )
-        restore(self.module, self.optimizer, tensors)
-        self.gating.resume(tensors["unit"].numpy(), state["start"], state["frozen"])
+        self.gating.resume(tensors["w"].numpy(), tensors["unit"].numpy(), state["start"], state["frozen"])
+        if state["shrunk"]:
+            self.student.shrink(self.data.take(np.arange(min(len(self.data.data), 8))))
+        self.student.restore(tensors)
         self.step, self.seconds = state["step"], state["seconds"]
         self.before, self.history = state["before"], state["history"]
         if self.accelerator.is_main_process:
@@ -143,7 +140,7 @@ class Training:
     def go_on(self, interrupts: Interrupts, progress: Report | None) -> None:
         """The steps that are left; an interrupt writes a checkpoint and raises TrainingError."""
         clock, losses = Clock(self.step, self.seconds), list[Tensor]()
-        self.module.train()
+        self.student.module.train()
         batches = self._batches()
         for batch in batches:
             loss, stop, save = self._train_step(batch, interrupts.asked, clock.due(self.settings))
@@ -173,7 +170,7 @@ class Training:
         opened = gating.budget.opened(gating.w).tolist()
         shortfall = gating.shortfall(asked)
         return Outcome(
-            model=to_torch.write_back(self.module, self.gated),
+            model=self.student.written(gating.w),
             asked=asked,
             by=settings.by,
             reached=gating.reached,
@@ -191,11 +188,11 @@ class Training:
         """One step; returns its loss, and what of `stop` and `save` any process wants."""
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)  # Dropout draws the same when resumed
         rate = self.settings.lr * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-        for group in self.optimizer.param_groups:
+        for group in self.student.optimizer.param_groups:
             group["lr"] = rate
         with self.accelerator.autocast():
             wanted = self._taught(batch)
-            outputs = outputs_of(self.module, batch)
+            outputs = outputs_of(self.student.module, batch)
         loss = self.task.loss(outputs, batch, wanted)
         if not self.gating.frozen and not self.gating.projected:
             loss = loss + self.settings.penalty * self.gating.penalty()
@@ -203,11 +200,14 @@ class Training:
             self._check(loss.item())
         self.accelerator.backward(loss)
         wishes = torch.tensor([float(stop), float(save)], device=loss.device)
-        average(self.accelerator, [p.grad for p in self.module.parameters() if p.grad is not None] + [wishes])
-        self.optimizer.step()
+        average(
+            self.accelerator,
+            [p.grad for p in self.student.module.parameters() if p.grad is not None] + [wishes],
+        )
+        self.student.optimizer.step()
         if not self.gating.frozen and self.gating.move(self.step):
             self._freeze(repair=self.gating.projected)
-        self.optimizer.zero_grad()
+        self.student.optimizer.zero_grad()
         any_stop, any_save = (wishes > 0).tolist() if self.accelerator.num_processes > 1 else (stop, save)
         return loss.detach(), any_stop, any_save
 
@@ -225,8 +225,10 @@ class Training:
     def _freeze(self, repair: bool) -> None:
         """The gates as they are from here on, and BatchNorm statistics that know them."""
         self.gating.freeze(repair)
+        if self.settings.shrink:
+            self.student.shrink(self.data.take(np.arange(min(len(self.data.data), 8))))
         remeasure(
-            self.module,
+            self.student.module,
             self.data.sampled(self.settings.remeasure_batches, self.settings.batch_size, self.settings.seed),
         )
         log.info("gates frozen after step %d, %.4f kept", self.step, self.gating.reached)
@@ -235,7 +237,7 @@ class Training:
         """Measured in eval mode: the running statistics stay as they are."""
         self.gating.open_all()
         batches = self.data.sampled(self.settings.ranking_batches, RANKING_BATCH, self.settings.seed)
-        losses = (self.task.probe(outputs_of(self.module, batch), batch) for batch in batches)
+        losses = (self.task.probe(outputs_of(self.student.module, batch), batch) for batch in batches)
         scores = torch.from_numpy(self.gating.importance(losses)).to(self.accelerator.device)
         average(self.accelerator, [scores])  # so that all processes start alike
         self.gating.rank(scores.cpu().numpy())
@@ -257,7 +259,7 @@ class Training:
         if end_of_epoch:
             every = self.settings.evaluate_every
             if self.step == self.steps or (every and epoch % every == 0):
-                entry["metrics"] = self._metrics(self.module)
+                entry["metrics"] = self._metrics(self.student.module)
             self.history.append(entry)
         if self.folder is not None:
             self.folder.report(entry)
@@ -279,29 +281,23 @@ class Training:
             )
 
     def _save(self) -> None:
-        average(self.accelerator, list(self.module.buffers()))
+        average(self.accelerator, list(self.student.module.buffers()))
         if self.folder is not None:
             state = {
                 "step": self.step, "steps": self.steps, "seconds": self.seconds, "frozen": self.gating.frozen,
-                "start": self.gating.start, "before": self.before, "history": self.history,
+                "shrunk": self.student.shrunk is not None, "start": self.gating.start,
+                "before": self.before, "history": self.history,
             }  # fmt: skip
-            unit = {"unit": torch.from_numpy(self.gating.unit)}
-            self.folder.save(tensors_of(self.module, self.optimizer) | unit, state)
+            gates = {"w": torch.from_numpy(self.gating.w), "unit": torch.from_numpy(self.gating.unit)}
+            self.folder.save(self.student.tensors() | gates, state)
 
     def _batches(self) -> Generator[Batch]:
         """What this process takes of each step left; the same for the same seed, wherever it starts."""
-        settings, processes = self.settings, self.accelerator.num_processes
-        part = slice(self.accelerator.process_index, None, processes)
-        draws = drawn(
-            len(self.data.data), settings.batch_size * processes, settings.seed, range(self.step, self.steps)
-        )
-        augmented = settings.augment != "none"
-
-        def make(draw: tuple[int, NDArray[np.intp]]) -> Batch:
-            seed = (settings.seed, draw[0], self.accelerator.process_index)
-            return self.data.take(draw[1][part], np.random.default_rng(seed) if augmented else None)
-
-        return prefetched(make, draws)
+        index, processes = self.accelerator.process_index, self.accelerator.num_processes
+        size, seed = self.settings.batch_size * processes, self.settings.seed
+        draws = drawn(len(self.data.data), size, seed, range(self.step, self.steps))
+        mine = ((step, rows[index::processes]) for step, rows in draws)
+        return self.data.drawn(mine, (seed, index) if self.settings.augment != "none" else None)
 
     def _laid_out(self, module: fx.GraphModule) -> fx.GraphModule:
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format

@@ -1,7 +1,9 @@
 """The weights' optimizer."""
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onnxprune.training.latents import Latents
 from onnxprune.training.settings import Settings
@@ -18,3 +20,20 @@ def optimizer_of(module: nn.Module, latents: Latents, settings: Settings) -> tor
     return torch.optim.SGD(
         [g for g in groups if g["params"]], settings.lr, settings.momentum, nesterov=settings.momentum > 0
     )
+
+
+def momenta(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The momentum of each parameter that has one, by the parameter's name."""
+    found = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        momentum = optimizer.state[tensor].get("momentum_buffer") if tensor in optimizer.state else None
+        if momentum is not None:
+            found[name] = momentum
+    return found
+
+
+def set_momenta(module: nn.Module, optimizer: torch.optim.Optimizer, values: Mapping[str, Tensor]) -> None:
+    """Continue with these momenta."""
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if name in values:
+            optimizer.state[tensor]["momentum_buffer"] = torch.empty_like(tensor.detach()).copy_(values[name])

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -91,29 +90,3 @@ class RunFolder:
         new = self.path / (name + ".new")
         new.write_bytes(content)
         new.replace(self.path / name)
-
-
-def tensors_of(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What a checkpoint must hold, by name; the same tensors that training changes, not copies."""
-    state = module.state_dict(keep_vars=True)
-    momenta = {
-        f"momentum/{name}": optimizer.state[tensor]["momentum_buffer"]
-        for name, tensor in state.items()
-        if optimizer.state.get(tensor, {}).get("momentum_buffer") is not None
-    }
-    return {f"module/{name}": tensor for name, tensor in state.items()} | momenta
-
-
-def restore(module: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put a checkpoint's tensors back; TrainingError where it is of another model."""
-    state = module.state_dict(keep_vars=True)
-    with torch.no_grad():
-        for name, tensor in state.items():
-            stored = tensors.get(f"module/{name}")
-            if stored is None or stored.shape != tensor.shape:
-                raise TrainingError(
-                    f"the checkpoint does not fit the model: {name!r} differs: start the run anew"
-                )
-            tensor.copy_(stored)
-            if (momentum := tensors.get(f"momentum/{name}")) is not None:
-                optimizer.state[tensor]["momentum_buffer"] = torch.empty_like(tensor).copy_(momentum)

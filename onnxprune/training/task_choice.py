@@ -1,11 +1,30 @@
 """Which task a run is for, from its name, the data and what the original model puts out."""
 
+import math
+
+import torch
+from torch import nn
+
 from onnxprune.errors import TrainingError
-from onnxprune.training.batches import Batch
+from onnxprune.training.batches import Batch, Batches
 from onnxprune.training.distillation import Distillation, Head, Mixed
+from onnxprune.training.evaluate import outputs_of
+from onnxprune.training.settings import Settings
 from onnxprune.training.tasks import Classification, Outputs, Own, Regression, Task, labels_of
 
+SAMPLES = 1024  # from which the kind and the variance of the outputs are told
 DISTILLED = 0.9  # weight of distillation beside labels, where nothing else is asked
+
+
+@torch.no_grad()
+def task_for(settings: Settings, teacher: nn.Module, data: Batches) -> Task:
+    """The task of a run, told from the original model's outputs on some samples."""
+    count = math.ceil(SAMPLES / settings.batch_size)
+    batches = list(data.sampled(count, settings.batch_size, settings.seed))
+    outputs = tuple(map(torch.cat, zip(*(outputs_of(teacher, batch) for batch in batches), strict=True)))
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    known = Batch((), torch.cat(labels) if labels else None)
+    return choose(settings.task, known, outputs, distill=settings.distill, temperature=settings.temperature)
 
 
 def choose(name: str, batch: Batch, teacher: Outputs, *, distill: float | None, temperature: float) -> Task:

@@ -57,7 +57,7 @@ class Classification:
     def metrics(self, outputs: Outputs, batch: Batch, teacher: Outputs | None = None) -> Metrics:
         logits, labels = self._matched(outputs, batch)
         counted = labels >= 0
-        correct = (logits.argmax(1) == labels)[counted].float().mean()
+        correct = (logits.argmax(1) == labels)[counted].double().mean()
         return {"accuracy": correct, "loss": self.loss(outputs, batch)}
 
     def probe(self, outputs: Outputs, batch: Batch) -> Tensor:

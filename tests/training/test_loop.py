@@ -20,6 +20,7 @@ from onnxprune.training.evaluate import remeasure
 
 FAST = Settings(
     ratio=0.4,
+    multiple_of=1,
     by="macs",
     epochs=3,
     batch_size=32,
