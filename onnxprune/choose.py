@@ -154,8 +154,10 @@ Fraction = Callable[[Sequence[float]], float]
 """What is left of the cost with these numbers of channels kept."""
 
 
-def settle(fraction: Fraction, target: float, ranges: Sequence[list[int]], wanted: Wanted) -> list[int]:
-    """Allowed counts whose cost is nearest to the target, each close to what is wanted of it."""
+def settle(
+    fraction: Fraction, target: float, ranges: Sequence[list[int]], wanted: Wanted, *, at_most: bool = False
+) -> list[int]:
+    """Allowed counts whose cost is nearest to the target (`at_most`: and not above), each close to what is wanted."""
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -163,11 +165,16 @@ def settle(fraction: Fraction, target: float, ranges: Sequence[list[int]], wante
         low, high = (middle, high) if fraction(real) < target else (low, middle)
     real = wanted(high)
     counts = [max([n for n in r if n <= w + 1e-9], default=r[0]) for w, r in zip(real, ranges, strict=True)]
-    return _fill(fraction, target, ranges, real, counts)
+    return _fill(fraction, target, ranges, real, counts, at_most)
 
 
 def _fill(
-    fraction: Fraction, target: float, ranges: Sequence[list[int]], real: list[float], counts: list[int]
+    fraction: Fraction,
+    target: float,
+    ranges: Sequence[list[int]],
+    real: list[float],
+    counts: list[int],
+    at_most: bool,
 ) -> list[int]:
     """Steps up, the group furthest below its wish first, while that brings the cost closer to the target."""
     reached = fraction(counts)
@@ -180,7 +187,7 @@ def _fill(
         candidate = list(counts)
         candidate[g] = ranges[g][ranges[g].index(counts[g]) + 1]
         closer = fraction(candidate)
-        if abs(closer - target) < abs(reached - target):
+        if abs(closer - target) < abs(reached - target) and not (at_most and closer > target):
             counts, reached = candidate, closer
         else:
             closed.add(g)

@@ -420,7 +420,7 @@ def bench(
     "-o", "--output", "folder", type=PATH, help="Keep the models in this folder (default: a temporary one)."
 )
 @click.option(
-    "--ratio", type=float, default=0.29, show_default=True, help="The fraction of the MACs to keep."
+    "--ratio", type=float, default=0.3, show_default=True, help="The fraction of the MACs to keep."
 )
 @click.option("--epochs", type=int, default=16, show_default=True)
 @seed_

@@ -86,7 +86,7 @@ class Demo:
 def demo(
     folder: str | Path | None = None,
     *,
-    ratio: float = 0.29,
+    ratio: float = 0.3,
     epochs: int = 16,
     seed: int = 0,
     progress: Report | None = None,

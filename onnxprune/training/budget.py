@@ -148,7 +148,7 @@ class Budget:
         """Close the lowest w until C <= target, then reopen the highest that still fits.
 
         One coarse gate can take C far below the target; the finer gates reopened after it bring C back up.
-        With `multiple_of` the numbers of open gates are rounded to what the provider likes, C staying near.
+        With `multiple_of` the numbers of open gates are rounded to what the provider likes.
         """
         if self.multiple_of != 1:
             return self._rounded(w)
@@ -169,13 +169,19 @@ class Budget:
         return w
 
     def _rounded(self, w: Latent) -> Latent:
-        """The highest w of each group, as many as an allowed number, so that C is nearest to the target."""
+        """The highest w of each group, as many as an allowed number, so that C is as near below the target as it can be."""
         parts = np.split(w, np.cumsum(self.costs.sizes)[:-1])
         counts = list(self.costs.sizes)
         for width in WIDTHS if self.multiple_of == "auto" else (int(self.multiple_of),):
             limits = zip(self.costs.sizes, self.floor.tolist(), strict=True)
             ranges = [allowed(size, width, least, exact=self.multiple_of != "auto") for size, least in limits]
-            counts = settle(lambda n: self.fraction_of(np.asarray(n)), self.target, ranges, best_first(parts))
+            counts = settle(
+                lambda n: self.fraction_of(np.asarray(n)),
+                self.target,
+                ranges,
+                best_first(parts),
+                at_most=True,
+            )
             if abs(self.fraction_of(np.asarray(counts)) - self.target) <= CLOSE:
                 break
         rounded = w.copy()
