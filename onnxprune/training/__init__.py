@@ -1,8 +1,15 @@
 """Training of gates and weights together; importing this does not import torch, `train` does.
 
-Code map: settings.py what is asked and given back, data.py and images.py samples (numpy), budget.py how
-gates are held to the ratio (numpy), batches.py samples as tensors, tasks.py losses and metrics, latents.py
-the gates of a torch module, loop.py the run, run_folder.py what it leaves on disk.
+Code map, in the data's way:
+    settings.py      what is asked, told on the way, and given back
+    data.py          samples from .npz, arrays and folders (numpy); images.py: pixels as inputs
+    budget.py        how gates are held to the ratio (numpy); gating.py: the gates' side of a run
+    batches.py       samples as tensors; processes.py: one process or many
+    tasks.py         losses and metrics; distillation.py; task_choice.py: which of them a run is for
+    latents.py       the gates of a torch module; fold_gates.py: gates moved into weights
+    student.py       the module that trains; shrinking.py: without its closed channels after the freeze
+    loop.py          the run; evaluate.py: metrics and statistics; optimizer.py, clock.py, interrupts.py
+    run_folder.py    what a run leaves on disk; verb.py: `onnxprune.train`, from file to file
 """
 
 from collections.abc import Mapping

@@ -109,8 +109,9 @@ class Training:
             self.folder = RunFolder.create(settings.run_dir, settings, context)
         self.before = self._metrics(self.teacher)
         if not all(map(math.isfinite, self.before.values())):
-            found = ", ".join(f"{name} {value:g}" for name, value in self.before.items())
-            raise TrainingError(f"the original model gives {found}: check the data, its mean and std")
+            raise TrainingError(
+                "the original model's metrics are not finite: check the data, its mean and std"
+            )
         if settings.method == "finetune":
             self._freeze(repair=False)
         else:
