@@ -1,7 +1,6 @@
 """From scores and a ratio to a plan: how many channels of each group stay, and which."""
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -53,21 +52,29 @@ class Wish:
 
 def protected(groups: Groups, wish: Wish) -> set[str]:
     """Groups that `--keep` or `--only` take out of the game. Raises PlanError for patterns that match nothing."""
+    names = _names(groups)
+
+    def matches(group: Group, pattern: str) -> bool:
+        return any(fnmatchcase(name, pattern) for name in names[group.name])
+
     for pattern in (*wish.keep, *wish.only):
-        if not any(_matches(group, pattern) for group in groups):
+        if not any(matches(group, pattern) for group in groups):
             raise PlanError(
                 f"pattern '{pattern}' matches no prunable group, tensor or node; see onnxprune inspect"
             )
     return {
         group.name
         for group in groups
-        if any(_matches(group, pattern) for pattern in wish.keep)
-        or (wish.only and not any(_matches(group, pattern) for pattern in wish.only))
+        if any(matches(group, pattern) for pattern in wish.keep)
+        or (wish.only and not any(matches(group, pattern) for pattern in wish.only))
     }
 
 
-def _matches(group: Group, pattern: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (group.name, *(m.tensor for m in group.members)))
+def _names(groups: Groups) -> dict[str, set[str]]:
+    """Per group what a pattern may call it: its name, the tensors it lies on, the nodes that make them."""
+    maker = {value.name: node.name for node in groups.nodes for value in node.outputs if value}
+    named = {group.name: {group.name, *(member.tensor for member in group.members)} for group in groups}
+    return {name: tensors | {maker[t] for t in tensors if t in maker} for name, tensors in named.items()}
 
 
 def choose(groups: Groups, costs: CostModel, scores: Mapping[str, np.ndarray], wish: Wish) -> Plan:
@@ -139,13 +146,15 @@ def _uniform(groups: Groups) -> Wanted:
 
 
 def best_first(scores: Sequence[np.ndarray]) -> Wanted:
-    """Of each group's channels those above the t-quantile of all scores."""
-    everything = np.sort(np.concatenate(scores))[::-1]
+    """Of each group its channels among the best of all; of equal scores as large a part of every group."""
+    everything = np.concatenate([np.sort(group)[::-1] for group in scores])
+    part = np.concatenate([(np.arange(len(group)) + 0.5) / len(group) for group in scores])
+    owner = np.repeat(np.arange(len(scores)), [len(group) for group in scores])
+    ranked = owner[np.lexsort((part, -everything))]
 
     def wanted(t: float) -> list[float]:
-        count = round(t * len(everything))
-        bar = everything[count - 1] if count else math.inf
-        return [float((group >= bar).sum()) for group in scores]
+        best = ranked[: round(t * len(ranked))]
+        return [float(n) for n in np.bincount(best, minlength=len(scores))]
 
     return wanted
 
