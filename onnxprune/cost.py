@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.axes import Place, Virtual
-from onnxprune.groups import Groups, operand
+from onnxprune.groups import Groups
 from onnxprune.labels import Labels
+from onnxprune.links import Place, Virtual
+from onnxprune.reading import operand
 
 BY = ("channels", "params", "macs")
 
@@ -77,7 +78,7 @@ class CostModel:
                     for g in groups:
                         rest = prod(fractions[h] for h in groups if h != g)
                         slopes[g] += others * c * rest
-        return slopes / np.asarray(self.sizes or (1,))[: len(slopes)]
+        return np.asarray(slopes / np.asarray(self.sizes or (1,))[: len(slopes)])
 
     def exact(self, removed: np.ndarray) -> dict[str, float]:
         """The costs that are left when these atoms are gone, as fractions of the whole."""

@@ -57,7 +57,7 @@ def _result_size(node: gs.Node, inputs: Sequence[Array | None], opset: int) -> f
         case "Expand":
             return _broadcast_size(given[0].shape, given[1].tolist())
         case "Gather":
-            return given[0].size // max(given[0].shape[node.attrs.get("axis", 0)], 1) * given[1].size
+            return float(given[0].size // max(given[0].shape[node.attrs.get("axis", 0)], 1) * given[1].size)
         case "Range":
             start, stop, step = (float(value.reshape(())) for value in given)
             return float(abs((stop - start) / step)) if step else math.inf
@@ -130,7 +130,7 @@ def _ints(node: gs.Node, inputs: Sequence[Any], attribute: str, number: int) -> 
 
 def _cast(node: gs.Node, inputs: Sequence[Any]) -> Array:
     to = node.attrs["to"]
-    return inputs[0].astype(onnx.helper.tensor_dtype_to_np_dtype(to) if isinstance(to, int) else to)
+    return np.asarray(inputs[0]).astype(onnx.helper.tensor_dtype_to_np_dtype(to) if isinstance(to, int) else to)
 
 
 def _slice(node: gs.Node, inputs: Sequence[Any]) -> Array:

@@ -15,11 +15,13 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
-from onnxprune.axes import At
 from onnxprune.errors import ModelError
-from onnxprune.groups import Groups, operand
+from onnxprune.groups import Groups
 from onnxprune.labels import Labels
-from onnxprune.model import Model, tidy
+from onnxprune.links import At
+from onnxprune.model import Model
+from onnxprune.reading import operand
+from onnxprune.tidy import tidy
 
 DOMAIN = "onnxprune"
 PREFIX = "gate/"

@@ -13,8 +13,9 @@ import onnx_graphsurgeon as gs
 from onnxprune import gates
 from onnxprune import model as files
 from onnxprune.cost import CostModel
-from onnxprune.groups import Groups, Member, find, operand
+from onnxprune.groups import Groups, Member, find
 from onnxprune.ops import Node, Value
+from onnxprune.reading import operand
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,14 @@ class Plan:
         """How many channels of each group are kept."""
         return [len(self.kept[group.name]) if group.name in self.kept else group.size for group in groups]
 
+    def latents(self, groups: Groups) -> dict[str, np.ndarray]:
+        """Gate values that close what is not kept: 1 and -1, by group name."""
+        return {
+            group.name: np.where(np.isin(np.arange(group.size), self.kept[group.name]), 1.0, -1.0)
+            for group in groups
+            if group.name in self.kept
+        }
+
     def to_json(self, groups: Groups) -> dict[str, Any]:
         return {
             "format": FORMAT,
@@ -57,12 +65,22 @@ def load(path: str | Path, groups: Groups) -> Plan:
     if document.get("model") != fingerprint(groups):
         raise PlanError(f"{path}: was made for another model; make one for this model with --save-plan")
     try:
-        kept = {str(entry["name"]): np.asarray(entry["kept"], dtype=np.int64) for entry in document["groups"]}
+        kept = _kept(document["groups"])
     except (KeyError, OverflowError, TypeError, ValueError):
         raise PlanError(f"{path}: its groups are malformed; make it anew with --save-plan") from None
     for group in groups.frozen_by_check:
         kept.pop(group.name, None)
     return check(Plan(kept), groups, str(path))
+
+
+def _kept(entries: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The `groups` of a document. Raises KeyError, OverflowError, TypeError or ValueError where they are none."""
+    if not isinstance(entries, list) or any(type(k) is not int for entry in entries for k in entry["kept"]):
+        raise TypeError("groups are a list, and channels are whole numbers")
+    kept = {str(entry["name"]): np.asarray(entry["kept"], dtype=np.int64) for entry in entries}
+    if len(kept) < len(entries):
+        raise ValueError("a group is named twice")
+    return kept
 
 
 def check(plan: Plan, groups: Groups, where: str = "the plan") -> Plan:
@@ -76,7 +94,8 @@ def check(plan: Plan, groups: Groups, where: str = "the plan") -> Plan:
         if kept.ndim != 1 or not len(kept) or (np.diff(kept) <= 0).any():
             raise PlanError(f"{where}: group '{name}' must keep at least one channel, in ascending order")
         if kept[0] < 0 or kept[-1] >= sizes[name]:
+            wrong = kept[0] if kept[0] < 0 else kept[-1]
             raise PlanError(
-                f"{where}: group '{name}' has channels 0 to {sizes[name] - 1}, but {kept[-1]} is kept"
+                f"{where}: group '{name}' has channels 0 to {sizes[name] - 1}, but {wrong} is kept"
             )
     return plan

@@ -11,8 +11,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.fold import evaluate
-from onnxprune.model import Model, tidy
+from onnxprune.model import Model
 from onnxprune.shapes import SMALL, Shapes, infer
+from onnxprune.tidy import tidy
 
 COPIED = 4096
 """Shared initializers of at most this many entries are copied per reader: exporters merge equal biases of unrelated

@@ -4,9 +4,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.groups import Groups
-from onnxprune.model import array, tidy
+from onnxprune.model import array
 from onnxprune.ops import REPAIRS, Node, Value
 from onnxprune.plan import Plan
+from onnxprune.tidy import tidy
 
 
 class Remaining:

@@ -100,7 +100,8 @@ class _Binding:
 
     def _input(self, tensor: gs.Variable) -> onnx.ValueInfoProto:
         if tensor.shape is None or tensor.type != "tensor_type":
-            return OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
+            info: onnx.ValueInfoProto = OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
+            return info
         shape = bound(tensor.shape, self.which, self.batch_names)
         if shape and not isinstance(tensor.shape[0], int):
             self.batched = True

@@ -1,7 +1,6 @@
 """`gate` and `slim`: the way from a model to a gated one, and to a smaller one that is proven to compute the same."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune import gates, rewrite
+from onnxprune import gates
 from onnxprune import model as files
 from onnxprune import plan as plans
 from onnxprune.choose import Wish, choose
@@ -19,11 +18,11 @@ from onnxprune.errors import LawError, ModelError, PlanError
 from onnxprune.groups import Groups, find
 from onnxprune.methods.magnitude import magnitude
 from onnxprune.plan import Plan
+from onnxprune.proving import Attempts, ModelLike, differs
 from onnxprune.verify import Feed, Verification, verify
 
 log = logging.getLogger(__name__)
 
-ModelLike = str | Path | onnx.ModelProto
 TRAINED_KEY = "onnxprune.trained"
 """Metadata entry of a trained gated model: `<ratio> <by>` as it was trained for."""
 
@@ -92,31 +91,15 @@ def gate(
     opened = files.to_proto(loaded)
     check = verify(model, opened)
     if not check.equal:
-        raise LawError(_differs(loaded.where, "with all gates open", check))
+        raise LawError(differs(loaded.where, "with all gates open", check))
     result = opened
     if closed is not None:
         gates.strip(loaded)
-        gates.insert(groups, latents(groups, closed))
+        gates.insert(groups, closed.latents(groups))
         result = files.to_proto(loaded)
     if output is not None:
         files.save(result, output, force=force)
     return Gated(result, str(output) if output else None, len(groups.groups), count, check.max_rel_error)
-
-
-def latents(groups: Groups, plan: Plan) -> dict[str, np.ndarray]:
-    """Gate values that close what the plan does not keep: 1 and -1."""
-    return {
-        name: np.where(np.isin(np.arange(group.size), plan.kept[name]), 1.0, -1.0)
-        for group in groups
-        if (name := group.name) in plan.kept
-    }
-
-
-def _differs(where: str, what: str, check: Verification) -> str:
-    return (
-        f"{where}: {what} it differs from the original by {check.max_rel_error:.1e} of the largest output "
-        f"(allowed: {check.tolerance:.0e}); nothing was written, please report the model"
-    )
 
 
 def slim(
@@ -153,7 +136,7 @@ def slim(
             files.writable(path, force=force)
     source = files.load(model)
     decide = _Decision(source, wish, criterion, plan)
-    attempts = _Attempts(model, source, decide, feeds, seed)
+    attempts = Attempts(model, source, decide, decide.plain, feeds, seed)
     done = attempts.exact()
     size = done.slim.ByteSize()
     if save_plan is not None:
@@ -233,118 +216,3 @@ def _trained(source: files.Model) -> tuple[float, str] | None:
             ratio, _, by = entry.value.partition(" ")
             return float(ratio), by
     return None
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    gated: onnx.ModelProto
-    slim: onnx.ModelProto
-    verified: Verification
-    kept: Mapping[str, float]
-    plan_json: dict[str, Any]
-    pruned: tuple[str, ...]
-    """Groups that lose channels, in graph order."""
-    seconds: float
-
-
-FAILED = Verification(float("inf"), 1e-5, 0)
-"""Of a slim model that does not even run."""
-
-
-class _Attempts:
-    """Rewrites and checks; where the check fails, finds the group at fault, freezes it and goes on."""
-
-    def __init__(
-        self,
-        original: ModelLike,
-        source: files.Model,
-        decide: _Decision,
-        feeds: Callable[[onnx.ModelProto], Iterator[Feed]] | None,
-        seed: int,
-    ) -> None:
-        self.original, self.decide, self.feeds, self.seed = original, decide, feeds, seed
-        self.where = source.where
-        self.source: files.Model | None = source  # used up by the first attempt
-        self.frozen: dict[str, str] = {}
-
-    def exact(self) -> _Attempt:
-        """The first attempt that passes, after as many groups are frozen as it takes."""
-        attempt = self._attempt(None, check_open=self.decide.plain)
-        while not attempt.verified.equal:
-            if not attempt.pruned:
-                raise LawError(
-                    f"{self.where}: two runs of it differ without any change; it is not deterministic"
-                )
-            culprit = self._culprit(attempt.pruned)
-            reason = "the slim model differed from the gated one: its channels were not understood"
-            log.warning("group '%s' is frozen: %s", culprit, reason)
-            self.frozen[culprit] = reason
-            attempt = self._attempt(None)
-        return attempt
-
-    def _culprit(self, pruned: tuple[str, ...]) -> str:
-        """The last group of the shortest prefix that fails; one wrong rule makes every longer one fail as well."""
-        low, high = 0, len(pruned)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._attempt(pruned[:middle]).verified.equal else (low, middle)
-        return pruned[high - 1]
-
-    def _fresh(self) -> files.Model:
-        """The model without gates, ready to be taken apart."""
-        model, self.source = self.source, None
-        if model is None:
-            model = files.load(self.original)
-            gates.strip(model)
-        return model
-
-    def _attempt(self, only: tuple[str, ...] | None, *, check_open: bool = False) -> _Attempt:
-        """Gates and rewrites by the plan, or by its part on the groups `only`, and compares."""
-        model = self._fresh()
-        start = time.perf_counter()
-        groups = find(model, self.frozen)
-        plan = self.decide(groups)
-        if only is not None:
-            plan = Plan({name: kept for name, kept in plan.kept.items() if name in only})
-        kept = CostModel(groups).exact(groups.removed(plan.kept))
-        document = plan.to_json(groups)
-        gates.insert(groups, {})
-        seconds = time.perf_counter() - start
-        gated = files.to_proto(model)
-        if check_open:
-            self._check_open(gated)
-        gates.set_latents(gated, latents(groups, plan))
-        start = time.perf_counter()
-        gates.strip(model)
-        pruned = _pruned(groups, plan)
-        try:
-            rewrite.apply(groups, plan)
-        except (KeyError, IndexError, TypeError, ValueError) as reason:
-            log.debug("rewriting failed: %s", reason)
-            return _Attempt(gated, gated, FAILED, kept, document, pruned, 0.0)
-        seconds += time.perf_counter() - start
-        slim = files.to_proto(model)
-        return _Attempt(gated, slim, self._check(gated, slim), kept, document, pruned, seconds)
-
-    def _inputs(self, model: onnx.ModelProto) -> Iterator[Feed] | None:
-        return self.feeds(model) if self.feeds else None
-
-    def _check_open(self, opened: onnx.ModelProto) -> None:
-        """Taken apart and put together with all gates open, it must still be the original."""
-        check = verify(self.original, opened, feeds=self._inputs(opened), seed=self.seed, where=self.where)
-        if not check.equal:
-            raise LawError(_differs(self.where, "taken apart and put together", check))
-
-    def _check(self, gated: onnx.ModelProto, slim: onnx.ModelProto) -> Verification:
-        try:
-            return verify(gated, slim, feeds=self._inputs(gated), seed=self.seed, where=self.where)
-        except ModelError as reason:
-            verify(
-                gated, gated, feeds=self._inputs(gated), seed=self.seed, where=self.where
-            )  # its own fault?
-            log.debug("the slim model does not run: %s", reason)
-            return FAILED
-
-
-def _pruned(groups: Groups, plan: Plan) -> tuple[str, ...]:
-    return tuple(g.name for g in groups if g.name in plan.kept and len(plan.kept[g.name]) < g.size)

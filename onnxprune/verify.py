@@ -1,6 +1,6 @@
 """The law: gated and slim model compute the same function, measured in onnxruntime."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def relative_error(a: np.ndarray, b: np.ndarray, name: str) -> float:
     finite = np.isfinite(x)
     if np.isnan(x).any() or not finite.any():
         raise LawError(
-            f"output '{name}' holds NaN, or no finite number: nothing can be proven on it; give other inputs with --data"
+            f"output '{name}' holds NaN, or no finite number, and proves nothing; give other inputs with --data"
         )
     apart = np.abs(np.where(finite, x, 0.0) - np.where(finite, y, 0.0))
     if (finite != np.isfinite(y)).any() or not np.array_equal(x[~finite], y[~finite], equal_nan=True):

@@ -3,21 +3,8 @@ import doctest
 import pytest
 
 from onnxprune import axes
-from onnxprune.axes import (
-    At,
-    AxesError,
-    Concatenation,
-    Frozen,
-    Grid,
-    Name,
-    One,
-    Product,
-    Rest,
-    Same,
-    Virtual,
-    bind,
-    parse,
-)
+from onnxprune.axes import AxesError, Concatenation, Name, One, Product, Rest, bind, parse
+from onnxprune.links import At, Frozen, Grid, Same, Virtual
 
 CONV = "N i *S, o i *K, o -> N o *T"
 DEPTHWISE = "N c *S, (c M) 1 *K, (c M) -> N (c M) *T"

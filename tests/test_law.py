@@ -10,7 +10,6 @@ from strategies import describe, models, plans, random_model, random_plan
 
 from onnxprune import gates, groups, model, rewrite
 from onnxprune.plan import Plan, check
-from onnxprune.slimming import latents
 from onnxprune.verify import Verification
 from onnxprune.verify import verify as compare
 
@@ -23,7 +22,7 @@ def both_sides(proto: onnx.ModelProto, kept: dict[str, tuple[int, ...]]) -> tupl
     gates.insert(found, {})
     opened = compare(proto, model.to_proto(loaded))
     gates.strip(loaded)
-    gates.insert(found, latents(found, plan))
+    gates.insert(found, plan.latents(found))
     gated = model.to_proto(loaded)
     gates.strip(loaded)
     rewrite.apply(found, plan)

@@ -14,6 +14,8 @@ from text_nets import net
 
 from onnxprune import model
 from onnxprune.errors import ModelError, OutputError
+from onnxprune.intake import without_weights
+from onnxprune.tidy import tidy
 
 
 def copy(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -73,7 +75,7 @@ def test_notes_follow_their_node_when_others_go():
     for node in proto.graph.node:
         node.doc_string = f"the {node.op_type}"
     loaded = model.load(proto)
-    model.tidy(loaded.graph)
+    tidy(loaded.graph)
     assert [node.doc_string for node in model.to_proto(loaded).graph.node] == ["the Sigmoid", "the Relu"]
 
 
@@ -196,7 +198,7 @@ def test_a_cycle_is_refused():
     first, second = loaded.graph.nodes
     first.inputs[0] = second.outputs[0]
     with pytest.raises(ModelError, match="has a cycle"):
-        model.tidy(loaded.graph)
+        tidy(loaded.graph)
 
 
 # ---- the order of nodes
@@ -208,7 +210,7 @@ def test_nodes_are_sorted_by_dependence_and_otherwise_stay():
     )
     a, b, y = loaded.graph.nodes
     loaded.graph.nodes = [y, b, a]
-    model.tidy(loaded.graph)
+    tidy(loaded.graph)
     assert [node.op for node in loaded.graph.nodes] == ["Tanh", "Relu", "Add"]
 
 
@@ -229,7 +231,7 @@ def test_nodes_that_only_a_subgraph_reads_stay():
         [helper.make_tensor_value_info("y", 1, [3])],
     )
     loaded = model.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-    model.tidy(loaded.graph)
+    tidy(loaded.graph)
     assert [node.op for node in loaded.graph.nodes] == ["Relu", "If"]
 
 
@@ -330,7 +332,7 @@ def test_a_missing_folder_is_named(tmp_path: Path):
 
 def test_loading_keeps_large_weights_out_of_the_checkers_copy():
     proto = net("net (float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }", w=(64, 64))
-    light = model.without_weights(proto)
+    light = without_weights(proto)
     assert not light.graph.initializer
     assert light.ByteSize() < 300
     onnx.checker.check_model(light)

@@ -9,13 +9,13 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from onnxprune import gates, groups, model, rewrite
 from onnxprune.choose import Wish, choose
 from onnxprune.cost import CostModel
 from onnxprune.methods.magnitude import magnitude
-from onnxprune.slimming import latents
 
 
 def one_pass(path: Path) -> dict[str, float]:
@@ -26,19 +26,23 @@ def one_pass(path: Path) -> dict[str, float]:
     marks.append(("groups", time.perf_counter()))
     plan = choose(found, CostModel(found), magnitude(found), Wish(0.5))
     marks.append(("choice", time.perf_counter()))
-    gates.insert(found, latents(found, plan))
+    gates.insert(found, plan.latents(found))
     gates.strip(loaded)
     marks.append(("gates in and out", time.perf_counter()))
     rewrite.apply(found, plan)
     marks.append(("rewriting", time.perf_counter()))
-    return {name: b - a for (_, a), (name, b) in zip(marks, marks[1:], strict=False)}
+    return {name: b - a for (_, a), (name, b) in pairwise(marks)}
 
 
 def inspect_process(path: Path) -> tuple[float, bool]:
     """Wall seconds of the command, and whether torch was imported."""
-    code = "import sys; from onnxprune.cli import main; main(standalone_mode=False); sys.exit(9 * ('torch' in sys.modules))"
+    code = (
+        "import sys; from onnxprune.cli import main; "
+        "main(standalone_mode=False); sys.exit(9 * ('torch' in sys.modules))"
+    )
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, "inspect", str(path), "--json"], capture_output=True, check=False)
+    command = [sys.executable, "-c", code, "inspect", str(path), "--json"]
+    done = subprocess.run(command, capture_output=True, check=False)
     return time.perf_counter() - start, done.returncode == 9
 
 

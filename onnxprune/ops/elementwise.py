@@ -2,7 +2,8 @@
 
 from collections.abc import Collection
 
-from onnxprune.axes import At, Links, Shape, bind
+from onnxprune.axes import bind
+from onnxprune.links import At, Links, Shape
 from onnxprune.ops.registry import Node, axes
 
 UNARY = [

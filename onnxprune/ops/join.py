@@ -1,7 +1,7 @@
 """Concat and Split: several axes end to end."""
 
-from onnxprune.axes import At as Axis
-from onnxprune.axes import Links, Same
+from onnxprune.links import At as Axis
+from onnxprune.links import Links, Same
 from onnxprune.ops.elementwise import names
 from onnxprune.ops.registry import Kept, Node, Unknown, axes, repair
 

@@ -41,7 +41,9 @@ def _trailing(node: Node, number: int, data: str) -> str:
 def softmax(node: Node) -> str:
     rank = len(node.shape())
     first = node.attr("axis", -1 if node.opset >= 13 else 1) % rank
-    over = [first] if node.opset >= 13 else range(first, rank)  # before, the input is flattened to 2-D at `axis`
+    over = (
+        [first] if node.opset >= 13 else range(first, rank)
+    )  # before, the input is flattened to 2-D at `axis`
     data = names(node.shape(), whole=over)
     return f"{data} -> {data}"
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from onnxprune.axes import At, Frozen, Links, Same
+from onnxprune.links import At, Frozen, Links, Same
 from onnxprune.ops.registry import Kept, Node, Unknown, axes, repair
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.axes import Links, Shape
+from onnxprune.links import Links, Shape
 from onnxprune.shapes import Sizes
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-from onnxprune.axes import At, Frozen, Grid, Links, Place, Same, Virtual
+from onnxprune.links import At, Frozen, Grid, Links, Place, Same, Virtual
 from onnxprune.ops.elementwise import names
 from onnxprune.ops.registry import Kept, Node, Unknown, axes, repair
 from onnxprune.shapes import Pair

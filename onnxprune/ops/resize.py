@@ -1,6 +1,6 @@
 """Resize and Upsample: axes that are not resized pass."""
 
-from onnxprune.axes import At, Frozen, Links, Same
+from onnxprune.links import At, Frozen, Links, Same
 from onnxprune.ops.registry import Kept, Node, Unknown, axes, repair
 
 
