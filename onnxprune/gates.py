@@ -112,9 +112,9 @@ class _Inserter:
         weight = self._latent(labels, rank - axis - 1)
         stem = f"{PREFIX}{name}/{axis}"
         out = gs.Variable(f"{stem}/out", dtype=tensor.dtype, shape=getattr(tensor, "shape", None))
-        attributes = {
-            "to": int(dtype_to_onnx(tensor.dtype)) if tensor.dtype is not None else onnx.TensorProto.FLOAT
-        }
+        types = self.groups.shapes.types
+        declared = onnx.TensorProto.FLOAT if tensor.dtype is None else int(dtype_to_onnx(tensor.dtype))
+        attributes = {"to": types.get(name, declared)}
         self.nodes.append(gs.Node("Gate", stem, attributes, [tensor, weight], [out], domain=DOMAIN))
         self.count += 1
         return out

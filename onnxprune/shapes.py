@@ -34,6 +34,8 @@ class Shapes:
     """What is known of a graph's values."""
 
     sizes: dict[str, Sizes] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    """Element types as ONNX counts them; a file need not tell those of its inner tensors."""
     fixed: dict[str, np.ndarray] = field(default_factory=dict)
     """Computed values that are the same at both bindings."""
     batch: int = 1
@@ -49,7 +51,7 @@ def infer(graph: gs.Graph) -> Shapes:
         second.run()
     else:
         second = first
-    shapes = Shapes(batch=BATCH[0] if first.batched else 1)
+    shapes = Shapes(batch=BATCH[0] if first.batched else 1, types=first.types)
     for name, shape in first.shapes.items():
         other = second.shapes.get(name)
         if other is not None and len(other) == len(shape):
@@ -81,6 +83,7 @@ class _Binding:
     def __init__(self, graph: gs.Graph, which: int) -> None:
         self.graph, self.which = graph, which
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, int] = {}
         self.values: dict[str, np.ndarray] = {}
         self.batched = False
         self.nodes = [OnnxExporter.export_node(node) for node in graph.nodes]
@@ -140,6 +143,8 @@ class _Binding:
                 f"the shapes of the model contradict each other: {' '.join(str(reason).split())}"
             ) from None
         for info in (*inferred.value_info, *inferred.output):
+            if info.type.tensor_type.elem_type:
+                self.types[info.name] = info.type.tensor_type.elem_type
             shape = info.type.tensor_type.shape
             if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in shape.dim):
                 self.shapes[info.name] = tuple(d.dim_value for d in shape.dim)
