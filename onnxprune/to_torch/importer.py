@@ -4,17 +4,18 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, fx, nn
 
-from onnxprune.to_torch import sizes
-from onnxprune.to_torch.operands import TRAINABLE, Form, dtype_of, is_module, to_tensor
+from onnxprune.to_torch import sequence, sizes
+from onnxprune.to_torch.operands import Form, dtype_of, is_module, to_tensor
 from onnxprune.to_torch.state import INITIALIZERS, attribute_paths, place, read_initializer, show_names
 from onnxprune.to_torch.steps import Step
+from onnxprune.to_torch.values import Constant, Sizes, Value, as_number, is_weight
 
 log = logging.getLogger(__name__)
 
@@ -27,25 +28,6 @@ _RANDOM = {
     "Multinomial",
 }
 _NUMBERS = (Form.INTS, Form.FLOATS, Form.SCALAR)
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A value known now that training leaves alone; `path` is set where it is an initializer."""
-
-    tensor: Tensor
-    path: str | None = None
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A value of rank 0 or 1 that the fx graph computes as Python numbers (see sizes.py)."""
-
-    node: fx.Node
-    dtype: torch.dtype
-
-
-Value: TypeAlias = fx.Node | Constant | Sizes
 
 
 class Importer:
@@ -143,7 +125,7 @@ class Importer:
         elif sized := self._sizes(step, inputs):
             self.values[step.outputs[0]] = sized
         elif all(v is None or isinstance(v, Constant) for v in inputs) and not (
-            is_module(target) or step.node.op_type in _RANDOM
+            is_module(target) or step.node.op_type in _RANDOM | sequence.OPS
         ):
             self._fold(step, inputs)
         else:
@@ -206,7 +188,7 @@ class Importer:
 
     def _fold(self, step: Step, inputs: list[Value | None]) -> None:
         arguments = [
-            None if value is None else _as_number(value.tensor, form) if form in _NUMBERS else value.tensor
+            None if value is None else as_number(value.tensor, form) if form in _NUMBERS else value.tensor
             for value, form in zip(inputs, step.forms(), strict=True)
             if value is None or isinstance(value, Constant)
         ]
@@ -245,9 +227,10 @@ class Importer:
             return None
         value = self.values[name]
         if form in _NUMBERS and not isinstance(value, fx.Node):
-            return value.node if isinstance(value, Sizes) else _as_number(value.tensor, form)
+            return value.node if isinstance(value, Sizes) else as_number(value.tensor, form)
         if form is Form.STATISTIC and not (name in self.statistics and self.readers[name] == 1):
-            self.tied.append(name)
+            if not (isinstance(value, fx.Node) and value.op == "placeholder"):
+                self.tied.append(name)
             return self.graph.call_function(_copy, (self._tensor(name),))
         return self._tensor(name)
 
@@ -291,16 +274,3 @@ def _copy(statistic: Tensor) -> Tensor:
 
 def _item(values: tuple[Tensor, ...], i: int) -> Tensor:
     return values[i]
-
-
-def _as_number(tensor: Tensor, form: Form) -> Any:
-    return tensor.item() if form is Form.SCALAR else tensor.reshape(-1).tolist()
-
-
-def is_weight(tensor: Tensor) -> bool:
-    """Whether training may change an initializer.
-
-    Rank 0 is how exporters write the numbers of a formula (the divisor sqrt(d), an epsilon), and a tensor
-    with infinities is a mask; neither is a weight.
-    """
-    return tensor.dtype in TRAINABLE and tensor.dim() > 0 and bool(torch.isfinite(tensor).all())

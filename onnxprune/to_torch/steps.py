@@ -1,12 +1,13 @@
 """Each ONNX node with the converter that stands for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 
 from onnxprune.errors import ConversionError
+from onnxprune.to_torch import sequence
 from onnxprune.to_torch.operands import DTYPES, Form
 from onnxprune.to_torch.registry import Converter, find
 
@@ -33,6 +34,7 @@ def plan(
 ) -> list[Step]:
     """Every node with its converter; one ConversionError names all nodes that have none."""
     read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    ends = {value.name for value in (*graph.input, *graph.output)}
     steps, offending = [], []
     for node in graph.node:
         outputs = tuple(node.output)
@@ -45,7 +47,7 @@ def plan(
             reason: str | None = "no converter"
         else:
             given = [bool(name) for name in node.input]
-            reason = _untyped(node, types) or converter.misfit(given, set(attributes), len(outputs))
+            reason = _untyped(node, types, ends) or converter.misfit(given, set(attributes), len(outputs))
         if reason or converter is None:
             op = f"{domain}.{node.op_type}" if domain else node.op_type
             offending.append(f"{node.name or node.output[0]!r} ({op}-{opsets.get(domain, 1)}: {reason})")
@@ -59,11 +61,13 @@ def plan(
     return steps
 
 
-def _untyped(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) -> str | None:
+def _untyped(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], ends: Collection[str]) -> str | None:
     """Why PyTorch cannot hold or compute the node's values."""
     for name in (*node.input, *node.output):
         value = types.get(name, onnx.TypeProto())
-        if value.WhichOneof("value") not in ("tensor_type", None):
+        kind = value.WhichOneof("value")
+        listed = kind == "sequence_type" and node.op_type in {*sequence.OPS, "Identity"}
+        if kind not in ("tensor_type", None) and (name in ends or not listed):
             return f"{name!r} is not a tensor"
         code = value.tensor_type.elem_type
         if code and code not in DTYPES:

@@ -1,0 +1,42 @@
+"""What a value of the graph is while the importer builds the module."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+from onnxprune.to_torch.operands import TRAINABLE, Form
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value known now that training leaves alone; `path` is set where it is an initializer."""
+
+    tensor: Tensor
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A value of rank 0 or 1 that the fx graph computes as Python numbers (see sizes.py)."""
+
+    node: fx.Node
+    dtype: torch.dtype
+
+
+Value: TypeAlias = fx.Node | Constant | Sizes
+
+
+def as_number(tensor: Tensor, form: Form) -> Any:
+    """A constant as the Python number or list that `form` asks for."""
+    return tensor.item() if form is Form.SCALAR else tensor.reshape(-1).tolist()
+
+
+def is_weight(tensor: Tensor) -> bool:
+    """Whether training may change an initializer.
+
+    Rank 0 is how exporters write the numbers of a formula (the divisor sqrt(d), an epsilon), and a tensor
+    with infinities is a mask; neither is a weight.
+    """
+    return tensor.dtype in TRAINABLE and tensor.dim() > 0 and bool(torch.isfinite(tensor).all())
