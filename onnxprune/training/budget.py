@@ -169,7 +169,7 @@ class Budget:
         return w
 
     def _rounded(self, w: Latent) -> Latent:
-        """The highest w of each group, as many as an allowed number, so that C is as little below the target as it can."""
+        """The highest w of each group, in an allowed number, so that C is as little below the target as it can."""
         parts = np.split(w, np.cumsum(self.costs.sizes)[:-1])
         counts = list(self.costs.sizes)
         for width in WIDTHS if self.multiple_of == "auto" else (int(self.multiple_of),):

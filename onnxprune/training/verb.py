@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxprune import gates
@@ -15,7 +16,6 @@ from onnxprune import model as files
 from onnxprune.cost import CostModel
 from onnxprune.errors import PlanError, TrainingError
 from onnxprune.groups import find
-from onnxprune.session import declared_inputs
 from onnxprune.slimming import TRAINED_KEY
 from onnxprune.training.data import Data, from_arrays
 from onnxprune.training.data import load as load_data
@@ -94,21 +94,19 @@ def train(
     if output is not None:
         files.writable(output, force=force)
     loaded = files.load(model)
-    inputs = [(i.name, i.dtype, tuple(None if isinstance(n, str) else n for n in i.shape)) for i in
-              declared_inputs(files.to_proto(loaded))]  # fmt: skip
-    samples = _data(data, inputs, mean, std)
-    held_out = None if validation is None else _data(validation, inputs, mean, std)
+    samples = _data(data, loaded, mean, std)
+    held_out = None if validation is None else _data(validation, loaded, mean, std)
     latents = gates.strip(loaded)
     groups = find(loaded)
     if not groups.groups:
         raise PlanError(f"{loaded.where}: nothing can be pruned; onnxprune inspect says why")
-    costs = CostModel(groups)
+    costs, original = CostModel(groups), files.to_proto(loaded)
     gates.insert(groups, latents)
     from onnxprune.training import train as run  # torch comes with it
 
     outcome = run(
-        files.to_proto(loaded), costs, samples, settings, validation=held_out, progress=progress,
-        context=_context(model, data, validation, mean, std, output), resume=resume,
+        files.to_proto(loaded), costs, samples, settings, validation=held_out, teacher=original,
+        progress=progress, context=_context(model, data, validation, mean, std, output), resume=resume,
     )  # fmt: skip
     for warning in outcome.warnings:
         log.warning("%s", warning)
@@ -131,7 +129,13 @@ def _known(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return options
 
 
-def _data(data: DataLike, inputs: Any, mean: Sequence[float] | None, std: Sequence[float] | None) -> Data:
+def _data(
+    data: DataLike, model: files.Model, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Data:
+    dims = [
+        tuple(n if isinstance(n, int) and n > 0 else None for n in t.shape or ()) for t in model.graph.inputs
+    ]
+    inputs = [(t.name, np.dtype(t.dtype), shape) for t, shape in zip(model.graph.inputs, dims, strict=True)]
     if isinstance(data, str | Path):
         return load_data(data, inputs, mean=mean, std=std)
     return from_arrays(data, inputs, mean=mean, std=std)
