@@ -27,6 +27,8 @@ DOMAIN = "onnxprune"
 PREFIX = "gate/"
 IR_VERSION = 8
 """The first with model-local functions."""
+TRAINED_KEY = "onnxprune.trained"
+"""Metadata entry of a trained gated model: `<ratio> <by>` as it was trained for."""
 IR_KEY = "onnxprune.ir_version"
 """Metadata entry of a gated model: the IR version to go back to."""
 
@@ -233,7 +235,9 @@ def _restore_header(model: Model) -> None:
     entries = [entry for entry in header.metadata_props if entry.key == IR_KEY]
     if entries and entries[0].value.isdigit():
         header.ir_version = int(entries[0].value)
-    others = [(entry.key, entry.value) for entry in header.metadata_props if entry.key != IR_KEY]
+    others = [
+        (entry.key, entry.value) for entry in header.metadata_props if entry.key not in (IR_KEY, TRAINED_KEY)
+    ]
     del header.metadata_props[:]
     for key, value in others:
         header.metadata_props.add(key=key, value=value)

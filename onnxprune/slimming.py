@@ -23,8 +23,7 @@ from onnxprune.verify import Feed, Verification, verify
 
 log = logging.getLogger(__name__)
 
-TRAINED_KEY = "onnxprune.trained"
-"""Metadata entry of a trained gated model: `<ratio> <by>` as it was trained for."""
+TRAINED_KEY = gates.TRAINED_KEY
 
 
 @dataclass(frozen=True)
@@ -162,9 +161,9 @@ class _Decision:
     ) -> None:
         self.wish, self.criterion, self.path = wish, criterion, plan
         self.plain = not gates.is_gated(source)
+        self.trained = _trained(source)
         self.latents = gates.strip(source)
         self.bytes = files.to_proto(source).ByteSize()
-        self.trained = _trained(source)
         self.closed = any((w <= 0).any() for w in self.latents.values())
         if wish is None and plan is None and not self.closed:
             raise PlanError(
