@@ -12,6 +12,9 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.fold import evaluate
 from onnxprune.model import Model
+from onnxprune.ops import Node, Value
+from onnxprune.ops.pad import expansion_of
+from onnxprune.ops.reshape import target_of
 from onnxprune.shapes import SMALL, Shapes, infer
 from onnxprune.tidy import tidy
 
@@ -28,6 +31,7 @@ def prepare(model: Model) -> Shapes:
     _fold_weights(graph)
     shapes = infer(graph)
     _fold_fixed(graph, shapes)
+    _write_targets(graph, shapes)
     _one_reader_each(graph, shapes)
     tidy(graph)
     return shapes
@@ -82,6 +86,22 @@ def _fold_fixed(graph: gs.Graph, shapes: Shapes) -> None:
         if not _is_output(graph, node) and all(value is not None for value in fixed):
             _replace(node, [value for value in fixed if value is not None])
     graph.nodes = [node for node in graph.nodes if node.outputs]
+
+
+def _write_targets(graph: gs.Graph, shapes: Shapes) -> None:
+    """Gives Reshape and Expand targets in which every static size is a number, not something computed on the way."""
+    for raw in list(graph.nodes):
+        if raw.op not in ("Reshape", "Expand") or isinstance(raw.inputs[1], gs.Constant):
+            continue
+        inputs, outputs = (
+            tuple(Value(t.name, shapes.sizes.get(t.name), t) for t in side)
+            for side in (raw.inputs, raw.outputs)
+        )
+        node = Node(raw.op, raw.name, graph.opset, inputs, outputs, raw, graph)
+        shape = outputs[0].shape
+        if shape is None or inputs[0].shape is None or 0 in shape or all(size is None for size in shape):
+            continue
+        node.set_shape(1, target_of(node, shape) if raw.op == "Reshape" else expansion_of(node, shape))
 
 
 def _one_reader_each(graph: gs.Graph, shapes: Shapes) -> None:

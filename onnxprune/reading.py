@@ -135,9 +135,9 @@ class Reading:
                 self.statements.frozen.append((chosen, self._because(self._text(node, fact), node.op)))
         for same in links.same:
             a, b = self._labels(number, same.a), self._labels(number, same.b)
+            a = a if a is None or same.a_index is None else a[list(same.a_index)]
+            b = b if b is None or same.b_index is None else b[list(same.b_index)]
             if a is not None and b is not None:
-                a = a if same.a_index is None else a[list(same.a_index)]
-                b = b if same.b_index is None else b[list(same.b_index)]
                 self.statements.equal.append((a, b))
             else:
                 for labels in (a, b):

@@ -1,5 +1,7 @@
 """Pad, Expand, Tile: entries that appear on the way."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnxprune.links import At, Frozen, Links, Same
@@ -84,19 +86,22 @@ def expand(node: Node) -> Links:
 
 @repair("Expand")
 def expand_shape(node: Node, kept: Kept) -> None:
-    """The shape operand with what is left of the output's static axes; 1 leaves a dynamic axis as the input has it."""
-    if not kept.changed(node.outputs[0]):
-        return
-    out, shape = node.out_shape(), node.shape()
-    skipped = len(out) - len(shape)
-    target: list[int | None] = []
-    for axis, size in enumerate(out):
-        if size is not None:
-            target.append(kept.size(node.outputs[0], axis))
-        else:
-            has_it = axis >= skipped and shape[axis - skipped] is None
-            target.append(1 if has_it else None)
-    node.set_shape(1, target)
+    """The shape operand with what is left of the output's static axes."""
+    out = node.outputs[0]
+    sizes = [kept.size(out, axis) if size is not None else None for axis, size in enumerate(node.out_shape())]
+    node.set_shape(1, expansion_of(node, sizes))
+
+
+def expansion_of(node: Node, sizes: Sequence[int | None]) -> list[int | None]:
+    """A shape operand for output axes of these sizes: 1 leaves a dynamic axis (None) as the input has it; one that the
+    input does not have stays as it was computed (None).
+    """
+    shape = node.shape()
+    skipped = len(sizes) - len(shape)
+    return [
+        1 if size is None and axis >= skipped and shape[axis - skipped] is None else size
+        for axis, size in enumerate(sizes)
+    ]
 
 
 @axes("Tile")

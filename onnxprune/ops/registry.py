@@ -106,24 +106,27 @@ class Node:
         if known.all():
             return self.set_input(number, values)
         stem = f"{self.raw.outputs[0].name}/{self.op.lower()}_{number}"
-        merged = gs.Variable(stem, dtype=np.int64, shape=[len(values)])
         choice = [gs.Constant(f"{stem}_static", known), gs.Constant(f"{stem}_sizes", values)]
-        self.graph.nodes.insert(
-            self.graph.nodes.index(self.raw),
-            gs.Node("Where", stem, inputs=[*choice, self.raw.inputs[number]], outputs=[merged]),
-        )
+        makers = self.raw.inputs[number].inputs
+        if makers and makers[0].op == "Where" and makers[0].name == stem:  # made here before
+            makers[0].inputs[0], makers[0].inputs[1] = choice
+            return None
+        merged = gs.Variable(stem, dtype=np.int64, shape=[len(values)])
+        self._insert(gs.Node("Where", stem, {}, [*choice, self.raw.inputs[number]], [merged]))
         self.raw.inputs[number] = merged
         return None
+
+    def _insert(self, node: gs.Node) -> None:
+        """Puts a node right before this one."""
+        position = next(k for k, other in enumerate(self.graph.nodes) if other is self.raw)
+        self.graph.nodes.insert(position, node)
 
     def insert_gather(self, axis: int, positions: np.ndarray) -> None:
         """Takes these entries of input 0's axis before the node sees it."""
         stem = f"{self.raw.outputs[0].name}/kept_{axis}"
         chosen = gs.Variable(stem, dtype=self.raw.inputs[0].dtype)
         index = gs.Constant(f"{stem}_index", positions.astype(np.int64))
-        self.graph.nodes.insert(
-            self.graph.nodes.index(self.raw),
-            gs.Node("Gather", stem, {"axis": axis}, [self.raw.inputs[0], index], [chosen]),
-        )
+        self._insert(gs.Node("Gather", stem, {"axis": axis}, [self.raw.inputs[0], index], [chosen]))
         self.raw.inputs[0] = chosen
 
 

@@ -1,7 +1,10 @@
 """Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Shape: the same entries under other axes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+import onnx_graphsurgeon as gs
 
 from onnxprune.links import At, Frozen, Grid, Links, Place, Same, Virtual
 from onnxprune.ops.elementwise import names
@@ -33,26 +36,23 @@ def squeeze(node: Node) -> Links:
 
 @axes("Shape")
 def shape(node: Node) -> Links:
-    """Only reads sizes. Static ones were folded away; readers of the whole vector are written anew."""
-    rank = len(node.shape())
-    if all(reader.op in REWRITTEN for reader in node.raw.outputs[0].outputs):
-        return Links(free=[At("in0", axis) for axis in range(rank)])
-    static = [axis for axis, size in enumerate(node.shape()) if size is not None]
-    dynamic = [axis for axis in range(rank) if axis not in static]
-    if all(_reads_only(reader, dynamic) for reader in node.raw.outputs[0].outputs):
-        return Links(free=[At("in0", axis) for axis in range(rank)])
+    """Only reads sizes. Static ones were folded away, and masked out of the targets of Reshape and Expand."""
+    dynamic = [axis for axis, size in enumerate(node.shape()) if size is None]
+    first = node.attr("start", 0) % len(node.shape())
+    if all(_reads_only(reader, [axis - first for axis in dynamic]) for reader in node.raw.outputs[0].outputs):
+        return Links(free=[At("in0", axis) for axis in range(len(node.shape()))])
+    static = [axis for axis in range(len(node.shape())) if axis not in dynamic]
     return Links(frozen=[Frozen(At("in0", axis), "hands its size on as a value") for axis in static])
 
 
-REWRITTEN = {"Reshape", "Expand"}
-
-
-def _reads_only(reader: object, dynamic: list[int]) -> bool:
-    """Whether a reader of a shape vector only takes entries of these axes."""
-    op, inputs = getattr(reader, "op", ""), getattr(reader, "inputs", [])
-    if op != "Gather" or not hasattr(inputs[1], "values"):
-        return False
-    return all(int(index) in dynamic for index in inputs[1].values.reshape(-1))
+def _reads_only(reader: gs.Node, entries: list[int]) -> bool:
+    """Whether a reader of a shape vector takes nothing but these entries."""
+    if reader.op == "Gather" and isinstance(reader.inputs[1], gs.Constant):
+        return all(int(index) in entries for index in reader.inputs[1].values.reshape(-1))
+    if reader.op == "Where" and isinstance(reader.inputs[0], gs.Constant):  # what Node.set_shape makes
+        known = reader.inputs[0].values.reshape(-1)
+        return all(known[k] or k in entries for k in range(len(known)))
+    return False
 
 
 @axes("Reshape", "Flatten")
@@ -72,22 +72,27 @@ def reshape(node: Node) -> Links:
 
 @repair("Reshape")
 def reshape_target(node: Node, kept: Kept) -> None:
-    """The target anew: what is left of static axes; dynamic ones by -1, 0, or as they were computed."""
+    """The target anew, with what is left of the static axes."""
     out = node.outputs[0]
-    if not kept.changed(out) and not kept.changed(node.inputs[0]):
-        return
-    target: list[int | None] = [
-        kept.size(out, axis) if size is not None else None for axis, size in enumerate(node.out_shape())
-    ]
+    sizes = [kept.size(out, axis) if size is not None else None for axis, size in enumerate(node.out_shape())]
+    node.set_shape(1, target_of(node, sizes))
+
+
+def target_of(node: Node, sizes: Sequence[int | None]) -> list[int | None]:
+    """A Reshape target for output axes of these sizes: the one dynamic axis (None) as -1; of several, those that the
+    input has in the same place as 0, and the rest as they were computed (None).
+    """
+    target = list(sizes)
+    source, out = node.inputs[0], node.outputs[0]
+    if source is None or out is None or source.sizes is None or out.sizes is None:
+        return target
     if target.count(None) > 1 and not node.attr("allowzero", 0):
-        source = node.inputs[0]
-        for axis, pair in enumerate(out.sizes if out and out.sizes else ()):
-            if target[axis] is None and source and source.sizes and axis < len(source.sizes):
-                leading = source.sizes[: axis + 1] == (out.sizes or ())[: axis + 1] if out else False
-                target[axis] = 0 if leading and source.sizes[axis] == pair else None
+        for axis, size in enumerate(sizes):
+            if size is None and source.sizes[: axis + 1] == out.sizes[: axis + 1]:
+                target[axis] = 0
     if target.count(None) == 1:
         target[target.index(None)] = -1
-    node.set_shape(1, target)
+    return target
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ def _untouched(node: Node) -> list[bool]:
 def resize(node: Node) -> Links:
     if node.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         raise Unknown("it crops by a region operand")
+    if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise Unknown("it fits the sizes to the aspect ratio")
     links = Links()
     for axis, same in enumerate(_untouched(node)):
         if same:
