@@ -107,6 +107,23 @@ def test_a_slim_model_can_be_slimmed_again():
     assert once.kept["macs"] < 0.9 and twice.kept["macs"] < 0.9 and thrice.kept["macs"] < 0.9
 
 
+def test_sizes_that_are_partly_computed_are_mended_again_and_again():
+    proto = net(
+        """net (float[N,3,H,W] x) => (float[N,2,A,B] y)
+        <int64[1] zero = {0}, int64[2] last = {2, 3}, int64[1] two = {2}, int64[1] channels = {40}> {
+            h = Conv(x, w1)  all = Shape(h)  n = Gather(all, zero)  hw = Gather(all, last)  double = Mul(hw, two)
+            to = Concat<axis=0>(n, channels, double)  r = Resize<mode="nearest">(h, , , to)  y = Conv(r, w2)
+        }""",
+        w1=(40, 3, 3, 3),
+        w2=(2, 40, 1, 1),
+    )
+    for _ in range(3):
+        result = slim(proto, ratio=0.6, multiple_of=1)
+        assert not result.frozen
+        assert result.kept["channels"] < 0.7
+        proto = result.model
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_random_graphs_can_be_slimmed_again_and_again(seed: int):
     proto = random_model(seed)
