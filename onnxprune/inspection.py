@@ -42,7 +42,7 @@ class Lock:
 
 @dataclass(frozen=True)
 class Inspection:
-    """`onnxprune inspect` as an object."""
+    """What a model costs, which channel groups it has, and what keeps the others from being pruned."""
 
     model: str
     macs: int
