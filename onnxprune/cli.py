@@ -1,22 +1,20 @@
 """The command line: parse, call one function, print. Results on stdout, everything else on stderr."""
 
-import functools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import onnx
 
-from onnxprune import __version__, display
+from onnxprune import __version__, display, options
 from onnxprune import model as files
-from onnxprune.errors import DataError, ModelError, OnnxpruneError, PlanError
-
-Command = Callable[..., None]
+from onnxprune.calibration import Feeds
+from onnxprune.errors import ModelError, OnnxpruneError
+from onnxprune.options import PATH, multiple, numbers
 
 
 class _Clean(click.Group):
@@ -71,53 +69,6 @@ def main(debug: bool) -> None:
     log.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
-# ---- options shared by several commands
-
-
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def apply(command: Command) -> Command:
-        return functools.reduce(lambda c, option: option(c), reversed(options), command)
-
-    return apply
-
-
-PATH = click.Path(path_type=Path)
-as_json = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
-output_ = click.option("-o", "--output", type=PATH, help="Where to write the model.")
-force_ = click.option("--force", is_flag=True, help="Overwrite an existing output.")
-seed_ = click.option("--seed", type=int, default=0, show_default=True, help="Makes a run repeatable.")
-provider_ = click.option(
-    "--provider", default="cpu", show_default=True, help="onnxruntime provider: cpu or cuda."
-)
-by_ = click.option("--by", type=click.Choice(["channels", "params", "macs"]), default="channels", show_default=True,
-                   help="What the ratio counts.")  # fmt: skip
-pixels_ = _options(
-    click.option("--mean", help="Per channel, of 0..1 pixels, such as .485,.456,.406 (default: ImageNet's)."),
-    click.option("--std", help="As --mean: the standard deviations."),
-)
-bounds_ = _options(
-    click.option("--keep", multiple=True, metavar="PATTERN", help="Groups, tensors or nodes whose channels stay."),
-    click.option("--only", multiple=True, metavar="PATTERN", help="Prune nothing but these."),
-    click.option("--multiple-of", default="auto", show_default=True, help="Kept counts are multiples of this."),
-    click.option("--min-channels", type=int, default=1, show_default=True, help="The least a group may keep."),
-    click.option("--scope", type=click.Choice(["layer", "global"]), default="layer", show_default=True,
-                 help="The same fraction of every group, or the best channels wherever they are."),
-)  # fmt: skip
-
-
-def _numbers(text: str | None, option: str) -> list[float] | None:
-    try:
-        return None if text is None else [float(part) for part in text.split(",")]
-    except ValueError:
-        raise DataError(f"{option} {text}: is no list of numbers; write it as .485,.456,.406") from None
-
-
-def _multiple(text: str) -> int | str:
-    if text != "auto" and not text.isdigit():
-        raise PlanError(f"--multiple-of {text}: is neither 'auto' nor a number from 1 on; give one of these")
-    return text if text == "auto" else int(text)
-
-
 def _print(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:
     if as_json:
         click.echo(json.dumps(result.to_json(), default=_plain))
@@ -140,30 +91,9 @@ def _target(output: Path | None, default: Path, force: bool) -> tuple[Path, bool
     return (default, True) if output is None else (output, force)
 
 
-def _feeds(data: Path | None, mean: str | None, std: str | None) -> Any:
-    """Inputs from `--data` for the proof: 64 samples, in batches of 2 or what the model prescribes."""
-    if data is None:
-        return None
-    from onnxprune.session import declared_inputs, fixed_batch
-    from onnxprune.training.data import load
-
-    def feeds(model: onnx.ModelProto) -> Iterator[dict[str, np.ndarray]]:
-        inputs = declared_inputs(model)
-        wanted = [
-            (i.name, i.dtype, tuple(None if isinstance(n, str) else n for n in i.shape)) for i in inputs
-        ]
-        size = fixed_batch(inputs)
-        wanted = [(name, dtype, (None, *shape[1:]) if size else shape) for name, dtype, shape in wanted]
-        samples = load(data, wanted, mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"))
-        if size and len(samples) < size:
-            raise DataError(
-                f"{data}: has {len(samples)} samples, the model takes {size} at a time; give at least so many"
-            )
-        yield from samples.batches(
-            size or 2, limit=64 // (size or 1) * size if size and size <= 64 else size or 64
-        )
-
-    return feeds
+def _feeds(data: Path | None, mean: str | None, std: str | None) -> Feeds | None:
+    """The inputs to prove a result on, where `--data` gives them."""
+    return None if data is None else Feeds(data, numbers(mean, "--mean"), numbers(std, "--std"))
 
 
 # ---- commands
@@ -171,7 +101,7 @@ def _feeds(data: Path | None, mean: str | None, std: str | None) -> Any:
 
 @main.command()
 @click.argument("model", type=PATH)
-@as_json
+@options.as_json
 def inspect(model: Path, as_json: bool) -> None:
     """What can be pruned, what not and why, and what it costs."""
     from onnxprune.inspection import inspect as run
@@ -181,10 +111,10 @@ def inspect(model: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model", type=PATH)
-@output_
+@options.output
 @click.option("--plan", type=PATH, help="Close the gates of what this plan does not keep.")
-@force_
-@as_json
+@options.force
+@options.as_json
 def gate(model: Path, output: Path | None, plan: Path | None, force: bool, as_json: bool) -> None:
     """Insert gates; the function stays, and the file runs in plain onnxruntime."""
     from onnxprune.slimming import gate as run
@@ -198,7 +128,7 @@ def gate(model: Path, output: Path | None, plan: Path | None, force: bool, as_js
 @click.option("--data", type=PATH, help="Training samples: .npz, or a folder of images.")
 @click.option("--val", type=PATH, help="Samples for the metrics (default: a held-out share of --data).")
 @click.option("--ratio", type=float, default=0.5, show_default=True, help="The fraction to keep.")
-@by_
+@options.by
 @click.option("--method", type=click.Choice(["tgl", "finetune"]), default="tgl", show_default=True)
 @click.option("--epochs", type=int, default=10, show_default=True)
 @click.option("--batch-size", type=int, default=128, show_default=True)
@@ -212,6 +142,13 @@ def gate(model: Path, output: Path | None, plan: Path | None, force: bool, as_js
 )
 @click.option("--augment", type=click.Choice(["none", "crop-flip"]), default="none", show_default=True)
 @click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the training steps; the weights stay float32.",
+)
+@click.option(
     "--budget",
     type=click.Choice(["projection", "penalty"]),
     default="projection",
@@ -219,15 +156,15 @@ def gate(model: Path, output: Path | None, plan: Path | None, force: bool, as_js
     help="projection meets the ratio; penalty is the paper's form and may miss it.",
 )
 @click.option("--multiple-of", default="auto", show_default=True, help="Kept counts are multiples of this.")
-@pixels_
-@output_
+@options.pixels
+@options.output
 @click.option("--run-dir", type=PATH, help="Checkpoints, metrics and config of the run.")
 @click.option(
     "--resume", type=PATH, metavar="DIR", help="Continue the interrupted run in DIR; nothing else is needed."
 )
-@force_
-@seed_
-@as_json
+@options.force
+@options.seed
+@options.as_json
 def train(
     model: Path | None,
     data: Path | None,
@@ -241,6 +178,7 @@ def train(
     gate_lr: float,
     task: str,
     augment: str,
+    precision: str,
     budget: str,
     multiple_of: str,
     mean: str | None,
@@ -270,11 +208,11 @@ def train(
             raise click.UsageError("give MODEL and --data, or --resume DIR")
         settings = Settings(
             ratio=ratio, by=by, method=method, epochs=epochs, batch_size=batch_size, lr=lr, gate_lr=gate_lr, task=task,
-            augment=augment, budget=budget, seed=seed, multiple_of=_multiple(multiple_of),
+            augment=augment, precision=precision, budget=budget, seed=seed, multiple_of=multiple(multiple_of),
             run_dir=str(run_dir) if run_dir else None,
         )  # fmt: skip
         target, force = _target(output, _named(model, ".gated.onnx"), force)
-        means, stds = _numbers(mean, "--mean"), _numbers(std, "--std")
+        means, stds = numbers(mean, "--mean"), numbers(std, "--std")
     with display.training() as progress:
         result = run(
             model, data, target, settings=settings, validation=val, mean=means, std=stds, progress=progress,
@@ -286,18 +224,18 @@ def train(
 @main.command()
 @click.argument("model", type=PATH, required=False)
 @click.option("--ratio", type=float, help="The fraction to keep.")
-@by_
+@options.by
 @click.option("--criterion", default="l2", show_default=True, help="How channels are ranked: l1 or l2.")
-@bounds_
+@options.bounds
 @click.option("--plan", type=PATH, help="Keep what this plan says.")
 @click.option("--save-plan", type=PATH, help="Write the decisions as JSON.")
 @click.option("--save-gated", type=PATH, help="Write the gated counterpart of the slim model.")
 @click.option("--data", type=PATH, help="Inputs to prove the result on, besides none (default: random ones).")
-@pixels_
-@output_
-@force_
-@seed_
-@as_json
+@options.pixels
+@options.output
+@options.force
+@options.seed
+@options.as_json
 def slim(
     model: Path | None,
     ratio: float | None,
@@ -329,7 +267,7 @@ def slim(
     target, force = _target(output, _named(model, ".slim.onnx"), force)
     result = run(
         model, target, ratio=ratio, by=by, criterion=criterion, keep=keep, only=only,
-        multiple_of=_multiple(multiple_of),
+        multiple_of=multiple(multiple_of),
         min_channels=min_channels, scope=scope, plan=plan, feeds=_feeds(data, mean, std), save_plan=save_plan,
         save_gated=save_gated, force=force, seed=seed,
     )  # fmt: skip
@@ -348,11 +286,11 @@ def _the_gated_one() -> Path:
 @click.argument("gated", type=PATH)
 @click.argument("slim", type=PATH)
 @click.option("--data", type=PATH, help="Inputs to compare on (default: random ones).")
-@pixels_
+@options.pixels
 @click.option("--tolerance", type=float, help="Largest max |a - b| / max |a| (default: 1e-5 for float32).")
-@provider_
-@seed_
-@as_json
+@options.provider
+@options.seed
+@options.as_json
 def verify(
     gated: Path,
     slim: Path,
@@ -377,19 +315,22 @@ def verify(
 
 @main.command()
 @click.argument("models", type=PATH, nargs=-1, required=True)
-@provider_
+@options.provider
 @click.option("--threads", type=int, help="Threads inside one op (default: onnxruntime's choice).")
 @click.option("--batch", type=int, help="Samples a run.")
 @click.option("--runs", type=int, help="Rounds; each runs every model once.")
 @click.option("--seconds", type=float, help="Rounds for so long (default: 5).")
 @click.option("--warmup", type=int, default=5, show_default=True)
+@click.option(
+    "--dim", multiple=True, metavar="AXIS=SIZE", help="Size of another open axis, by its name in the file."
+)
 @click.option("--baseline", type=PATH, help="An earlier bench --json to compare the speed-up ratios with.")
 @click.option(
     "--max-regression", default="5%", show_default=True, help="What a ratio may lose against the baseline."
 )
 @click.option("--min-speedup", type=float, help="The least speed-up over the first model.")
-@seed_
-@as_json
+@options.seed
+@options.as_json
 def bench(
     models: tuple[Path, ...],
     provider: str,
@@ -398,6 +339,7 @@ def bench(
     runs: int | None,
     seconds: float | None,
     warmup: int,
+    dim: tuple[str, ...],
     baseline: Path | None,
     max_regression: str,
     min_speedup: float | None,
@@ -409,7 +351,8 @@ def bench(
     from onnxprune.targets import check
 
     result = run(
-        models, provider=provider, threads=threads, batch=batch, runs=runs, seconds=seconds, warmup=warmup, seed=seed
+        models, provider=provider, threads=threads, batch=batch, runs=runs, seconds=seconds, warmup=warmup, seed=seed,
+        dynamic=options.sizes(dim),
     )  # fmt: skip
     _print(result, as_json, lambda measured: click.echo(measured.table()))
     check(result, min_speedup=min_speedup, baseline=baseline, max_regression=max_regression)
@@ -419,12 +362,10 @@ def bench(
 @click.option(
     "-o", "--output", "folder", type=PATH, help="Keep the models in this folder (default: a temporary one)."
 )
-@click.option(
-    "--ratio", type=float, default=0.3, show_default=True, help="The fraction of the MACs to keep."
-)
+@click.option("--ratio", type=float, default=0.3, show_default=True, help="The fraction of the MACs to keep.")
 @click.option("--epochs", type=int, default=16, show_default=True)
-@seed_
-@as_json
+@options.seed
+@options.as_json
 def demo(folder: Path | None, ratio: float, epochs: int, seed: int, as_json: bool) -> None:
     """The whole way on the built-in model and data: gate, train, slim, verify, bench."""
     from onnxprune.demo import demo as run
