@@ -43,7 +43,7 @@ WHERE = {
     "accelerate": ("training/",),
     "safetensors": ("training/",),
     "onnxruntime": ("session", "verify", "bench", "peak", "machine", "training/"),
-    "click": ("cli", "display"),
+    "click": ("cli", "options", "display"),
     "rich": ("display",),
     "sklearn": ("demo",),
 }

@@ -1,0 +1,126 @@
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import helper
+from onnx_text import RELU
+from small_models import conv_net
+from text_nets import analysed, net, sizes
+
+from onnxprune import gate, inspect, model
+from onnxprune.inspection import Inspection
+
+MODELS = Path(__file__).parents[1] / "models" / "digits"
+
+
+def of(found: Inspection, name: str) -> dict[str, object]:
+    (group,) = (group for group in found.to_json()["groups"] if group["name"] == name)
+    return group
+
+
+def mixed() -> onnx.ModelProto:
+    """The channels of w1 can be pruned; those of w2 meet an op without a rule, and behind it no shape is known."""
+    proto = net(
+        """net (float[N,3,6,6] x) => (float[N,2,6,6] y) {
+            a = Conv(x, w1)  b = Conv(a, w2)  c = acme.Mix(b)  d = Conv(c, w3)  y = Conv(d, w4)
+        }""",
+        w1=(8, 3, 1, 1),
+        w2=(8, 8, 1, 1),
+        w3=(8, 8, 1, 1),
+        w4=(2, 8, 1, 1),
+    )
+    proto.opset_import.append(helper.make_opsetid("acme", 1))
+    return proto
+
+
+def test_a_model_is_told_by_its_costs():
+    found = inspect(conv_net())
+    assert found.params == 8 * 27 + 8 + 16 * 72 + 3 * 16 + 3
+    assert found.macs == 8 * 64 * 27 + 16 * 9 * 72 + 3 * 16
+
+
+@pytest.mark.parametrize("file", ["digits.onnx", "digits_folded.onnx"])
+def test_the_size_and_the_name_are_the_files(file: str):
+    found = inspect(MODELS / file)
+    assert found.model == str(MODELS / file)
+    assert found.bytes == (MODELS / file).stat().st_size
+
+
+def test_a_model_in_memory_is_told_by_its_graph():
+    found = inspect(conv_net())
+    assert found.model == "conv_net"
+    assert found.bytes > 4 * found.params
+
+
+def test_every_prunable_group_is_listed_with_its_axes():
+    found = inspect(conv_net())
+    first = of(found, "first")
+    assert (first["size"], first["prunable"], first["frozen_because"]) == (8, True, None)
+    assert {"tensor": "first.weight", "axis": 0} in first["members"]
+    assert {"tensor": "second.weight", "axis": 1} in first["members"]
+    assert 0 < first["macs_share"] <= 1 and 0 < first["params_share"] <= 1
+
+
+@pytest.mark.parametrize("by", ["macs_share", "params_share"])
+def test_a_share_is_all_that_a_group_has_a_part_in(by: str):
+    first, head = (of(inspect(conv_net()), name)[by] for name in ("first", "head.weight[0]"))
+    total = {"macs_share": 8 * 64 * 27 + 16 * 9 * 72 + 48, "params_share": 8 * 27 + 8 + 16 * 72 + 51}[by]
+    owned = {"macs_share": (8 * 64 * 27 + 16 * 9 * 72, 48), "params_share": (8 * 27 + 8 + 16 * 72, 51)}[by]
+    assert first == pytest.approx(owned[0] / total)
+    assert head == pytest.approx(owned[1] / total)
+
+
+def test_frozen_channels_of_weights_are_listed_with_the_reason():
+    found = of(inspect(conv_net()), "head.weight[0]")
+    assert found["prunable"] is False
+    assert found["frozen_because"] == "'logits' is an output of the model"
+    assert found["size"] == 3
+
+
+def test_an_unknown_op_is_named_with_the_share_that_it_locks():
+    found = inspect(mixed())
+    (lock,) = (lock for lock in found.frozen if lock.op == "Mix")
+    assert lock.because == "Mix 'mix2': has no axis rule"
+    assert lock.params_share == pytest.approx(64 / (24 + 64 + 64 + 16))  # its output has no known shape
+    assert {group.name for group in found.groups if group.prunable} == {"w1"}
+
+
+def test_locks_come_largest_first():
+    shares = [lock.params_share for lock in inspect(mixed()).frozen]
+    assert shares == sorted(shares, reverse=True)
+    assert len(shares) > 1
+
+
+def test_a_gated_model_is_seen_without_its_gates():
+    plain, gated = inspect(conv_net()).to_json(), inspect(gate(conv_net()).model).to_json()
+    assert {key: plain[key] for key in ("macs", "params", "groups", "frozen")} == {
+        key: gated[key] for key in ("macs", "params", "groups", "frozen")
+    }
+
+
+def test_groups_are_those_that_slim_prunes():
+    found = inspect(MODELS / "digits.onnx")
+    prunable = {group.name: group.size for group in found.groups if group.prunable}
+    assert prunable == sizes(analysed(onnx.load(MODELS / "digits.onnx")))
+
+
+def test_a_model_without_weights_is_told_as_well():
+    found = inspect(RELU)
+    assert (found.macs, found.params, found.groups) == (0, 0, ())
+
+
+def test_nothing_is_changed():
+    proto = conv_net()
+    inspect(proto)
+    assert proto == conv_net()
+    assert model.to_proto(model.load(proto)) == model.to_proto(model.load(conv_net()))
+
+
+def test_the_document_is_plain_json():
+    document = inspect(mixed()).to_json()
+    assert json.loads(json.dumps(document)) == json.loads(json.dumps(document, default=str))
+    assert document.keys() == {"model", "macs", "params", "bytes", "groups", "frozen"}
+    assert {tuple(group) for group in document["groups"]} == {
+        ("name", "size", "members", "prunable", "frozen_because", "macs_share", "params_share")
+    }
