@@ -1,5 +1,4 @@
 import errno
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +9,11 @@ from onnx.external_data_helper import uses_external_data
 from onnx_text import RELU, parsed
 from small_models import conv_net
 from strategies import random_model
-from text_nets import net
+from text_nets import same_weights
 
 from onnxprune import model
-from onnxprune.errors import ModelError, OutputError
-from onnxprune.intake import without_weights
+from onnxprune.errors import OutputError
 from onnxprune.tidy import tidy
-
-
-def copy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    return model.copy_of(proto)
 
 
 def round_trip(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -87,14 +81,7 @@ def test_nodes_and_weights_survive(seed: int):
     assert [(n.op_type, list(n.input), list(n.output)) for n in ours.graph.node] == [
         (n.op_type, list(n.input), list(n.output)) for n in proto.graph.node
     ]
-    assert_same_weights(ours, proto)
-
-
-def assert_same_weights(a: onnx.ModelProto, b: onnx.ModelProto) -> None:
-    ours, theirs = ({t.name: numpy_helper.to_array(t) for t in proto.graph.initializer} for proto in (a, b))
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        np.testing.assert_array_equal(value, theirs[name])
+    assert same_weights(ours, proto)
 
 
 def test_initializers_that_are_inputs_too_stay_both():
@@ -176,88 +163,7 @@ def test_every_node_gets_a_name_of_its_own():
     assert all(names)
 
 
-# ---- what is refused
-
-
-@pytest.mark.parametrize("opset", [1, 6])
-def test_opsets_before_7_are_refused(opset: int):
-    with pytest.raises(
-        ModelError, match=f"opset {opset} is older than 7; raise it with onnx.version_converter"
-    ):
-        model.load(parsed("net (float[N,3] x) => (float[N,3] y) { y = Relu(x) }", opset=opset))
-
-
-def test_opset_7_is_read():
-    assert (
-        model.load(parsed("net (float[N,3] x) => (float[N,3] y) { y = Relu(x) }", opset=7)).graph.opset == 7
-    )
-
-
-def test_a_cycle_is_refused():
-    loaded = model.load(parsed("net (float[3] x) => (float[3] y) { a = Relu(x)  y = Relu(a) }"))
-    first, second = loaded.graph.nodes
-    first.inputs[0] = second.outputs[0]
-    with pytest.raises(ModelError, match="has a cycle"):
-        tidy(loaded.graph)
-
-
-# ---- the order of nodes
-
-
-def test_nodes_are_sorted_by_dependence_and_otherwise_stay():
-    loaded = model.load(
-        parsed("net (float[3] x) => (float[3] y) { a = Relu(x)  b = Tanh(x)  y = Add(a, b) }")
-    )
-    a, b, y = loaded.graph.nodes
-    loaded.graph.nodes = [y, b, a]
-    tidy(loaded.graph)
-    assert [node.op for node in loaded.graph.nodes] == ["Tanh", "Relu", "Add"]
-
-
-def test_nodes_that_only_a_subgraph_reads_stay():
-    body = helper.make_graph(
-        [helper.make_node("Add", ["a", "a"], ["sum"])],
-        "body",
-        [],
-        [helper.make_tensor_value_info("sum", 1, None)],
-    )
-    graph = helper.make_graph(
-        [
-            helper.make_node("Relu", ["x"], ["a"]),
-            helper.make_node("If", ["f"], ["y"], then_branch=body, else_branch=body),
-        ],
-        "net",
-        [helper.make_tensor_value_info("x", 1, [3]), helper.make_tensor_value_info("f", 9, [])],
-        [helper.make_tensor_value_info("y", 1, [3])],
-    )
-    loaded = model.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-    tidy(loaded.graph)
-    assert [node.op for node in loaded.graph.nodes] == ["Relu", "If"]
-
-
 # ---- files
-
-
-@pytest.fixture
-def external(tmp_path: Path) -> Iterator[Path]:
-    """A model in a folder of its own, its weights in a second file there."""
-    path = tmp_path / "inside" / "model.onnx"
-    path.parent.mkdir()
-    onnx.save_model(conv_net(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    return path
-
-
-@pytest.mark.parametrize("elsewhere", [".", "inside", ".."])
-def test_external_data_is_read_from_beside_the_model(
-    external: Path, elsewhere: str, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(external.parents[1] / elsewhere)
-    assert_same_weights(model.to_proto(model.load(external)), conv_net())
-
-
-def test_external_data_is_found_by_a_relative_path(external: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(external.parents[1])
-    assert len(model.load(Path("inside/model.onnx")).graph.nodes) == 7
 
 
 def test_saving_and_loading_gives_the_same_model(tmp_path: Path):
@@ -274,7 +180,7 @@ def test_a_model_too_large_for_one_file_goes_into_two(tmp_path: Path, monkeypatc
     assert size == sum(path.stat().st_size for path in tmp_path.iterdir())
     light = onnx.load(tmp_path / "out.onnx", load_external_data=False)
     assert any(uses_external_data(tensor) for tensor in light.graph.initializer)
-    assert_same_weights(model.to_proto(model.load(tmp_path / "out.onnx")), conv_net(width=16))
+    assert same_weights(model.to_proto(model.load(tmp_path / "out.onnx")), conv_net(width=16))
 
 
 def test_saving_a_large_model_leaves_the_object_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -328,11 +234,3 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path: Path):
 def test_a_missing_folder_is_named(tmp_path: Path):
     with pytest.raises(OutputError, match=r"folder .*nowhere does not exist"):
         model.save(RELU, tmp_path / "nowhere" / "out.onnx")
-
-
-def test_loading_keeps_large_weights_out_of_the_checkers_copy():
-    proto = net("net (float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }", w=(64, 64))
-    light = without_weights(proto)
-    assert not light.graph.initializer
-    assert light.ByteSize() < 300
-    onnx.checker.check_model(light)

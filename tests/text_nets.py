@@ -49,3 +49,9 @@ def because(found: groups.Groups, tensor: str, axis: int) -> set[str]:
     labels = found.labels[tensor][axis]
     assert labels is not None
     return {found.reasons[r].text for r in found.atoms.because[found.atoms.of[labels]].tolist() if r >= 0}
+
+
+def same_weights(a: onnx.ModelProto, b: onnx.ModelProto) -> bool:
+    """Whether both have the same initializers, wherever their files keep them."""
+    ours, theirs = ({t.name: numpy_helper.to_array(t) for t in proto.graph.initializer} for proto in (a, b))
+    return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
