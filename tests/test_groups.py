@@ -73,6 +73,25 @@ def test_each_part_of_a_concatenation_stays_a_group_of_its_own():
     assert whole[6:].tolist() == found.atoms.of[found.labels["w2"][0]].tolist()
 
 
+def test_each_part_of_a_split_goes_on_with_its_own_channels():
+    found = analysed(
+        net(
+            """net (float[N,3,8,8] x) => (float[N,2,8,8] y, float[N,2,8,8] z) <int64[2] parts = {4, 2}> {
+                a = Conv(x, w1)  b, c = Split<axis=1>(a, parts)  y = Conv(b, w2)  z = Conv(c, w3)
+            }""",
+            w1=(6, 3, 1, 1),
+            w2=(2, 4, 1, 1),
+            w3=(2, 2, 1, 1),
+        )
+    )
+    whole, first, second = (
+        found.atoms.of[found.labels[name][axis]] for name, axis in [("a", 1), ("w2", 1), ("w3", 1)]
+    )
+    assert first.tolist() == whole[:4].tolist()
+    assert second.tolist() == whole[4:].tolist()
+    assert sorted(sizes(found).values()) == [2, 4]
+
+
 def test_a_depthwise_convolution_passes_channels_through():
     found = analysed(
         net(

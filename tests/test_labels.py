@@ -64,10 +64,11 @@ def test_one_frozen_entry_freezes_what_is_equal_to_it_and_nothing_else():
     assert atoms.because[atoms.of[a[1]]] == WHY_FIRST
 
 
-def test_the_first_of_several_reasons_is_kept():
+@pytest.mark.parametrize("turn", [1, -1])
+def test_the_first_of_several_reasons_is_kept(turn: int):
     said = Statements()
     a = said.fresh(2)
-    said.frozen += [(a, WHY_SECOND), (a[:1], WHY_FIRST)]
+    said.frozen += [(a, WHY_SECOND), (a[:1], WHY_FIRST)][::turn]
     atoms = solve(said)
     assert atoms.because[atoms.of[a]].tolist() == [WHY_FIRST, WHY_SECOND]
 
