@@ -363,7 +363,7 @@ def bench(
     "-o", "--output", "folder", type=PATH, help="Keep the models in this folder (default: a temporary one)."
 )
 @click.option("--ratio", type=float, default=0.3, show_default=True, help="The fraction of the MACs to keep.")
-@click.option("--epochs", type=int, default=16, show_default=True)
+@click.option("--epochs", type=int, default=60, show_default=True)
 @options.seed
 @options.as_json
 def demo(folder: Path | None, ratio: float, epochs: int, seed: int, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.bench import bench
-from onnxprune.errors import DataError, ModelError
+from onnxprune.errors import DataError, LawError, ModelError
 from onnxprune.inspection import Inspection, inspect
 from onnxprune.session import open_session
 from onnxprune.slimming import Slimmed, gate, slim
@@ -87,7 +87,7 @@ def demo(
     folder: str | Path | None = None,
     *,
     ratio: float = 0.3,
-    epochs: int = 16,
+    epochs: int = 60,
     seed: int = 0,
     progress: Report | None = None,
 ) -> Demo:
@@ -123,6 +123,11 @@ def demo(
     )
     small = slim(trained_path, slim_path, save_gated=place / "digits.closed.onnx")
     checked = verify(place / "digits.closed.onnx", slim_path)
+    if not checked.equal:
+        raise LawError(
+            f"{slim_path}: gated and slim model differ by {checked.max_rel_error:.1e} of the largest output "
+            f"(allowed: {checked.tolerance:.0e}); please report it"
+        )
     log.info("slim: equal to the gated model within %.1e on %d inputs", checked.max_rel_error, checked.inputs)
     timed = bench([model, slim_path], batch=BATCH, threads=THREADS, seconds=3.0, memory=False)
     speedup = timed.speedup[0]
