@@ -230,7 +230,7 @@ def train(
 @click.option("--plan", type=PATH, help="Keep what this plan says.")
 @click.option("--save-plan", type=PATH, help="Write the decisions as JSON.")
 @click.option("--save-gated", type=PATH, help="Write the gated counterpart of the slim model.")
-@click.option("--data", type=PATH, help="Inputs to prove the result on, besides none (default: random ones).")
+@click.option("--data", type=PATH, help="Inputs to prove the result on (default: random ones).")
 @options.pixels
 @options.output
 @options.force

@@ -130,7 +130,9 @@ def _ints(node: gs.Node, inputs: Sequence[Any], attribute: str, number: int) -> 
 
 def _cast(node: gs.Node, inputs: Sequence[Any]) -> Array:
     to = node.attrs["to"]
-    return np.asarray(inputs[0]).astype(onnx.helper.tensor_dtype_to_np_dtype(to) if isinstance(to, int) else to)
+    return np.asarray(inputs[0]).astype(
+        onnx.helper.tensor_dtype_to_np_dtype(to) if isinstance(to, int) else to
+    )
 
 
 def _slice(node: gs.Node, inputs: Sequence[Any]) -> Array:

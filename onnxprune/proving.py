@@ -41,6 +41,8 @@ class Attempt:
     seconds: float
 
 
+OPEN, CLOSED = "open", "closed"
+"""What the original is the same as: the gated model with all gates open, or with the plan's gates closed."""
 FAILED = Verification(float("inf"), 1e-5, 0)
 """Of a slim model that does not even run."""
 
@@ -53,19 +55,19 @@ class Attempts:
         original: ModelLike,
         source: files.Model,
         decide: Callable[[Groups], Plan],
-        check_open: bool,
+        original_is: str | None,
         feeds: Callable[[onnx.ModelProto], Iterator[Feed]] | None,
         seed: int,
     ) -> None:
         self.original, self.decide, self.feeds, self.seed = original, decide, feeds, seed
-        self.check_open = check_open
+        self.original_is = original_is
         self.where = source.where
         self.source: files.Model | None = source  # used up by the first attempt
         self.frozen: dict[str, str] = {}
 
     def exact(self) -> Attempt:
         """The first attempt that passes, after as many groups are frozen as it takes."""
-        attempt = self._attempt(None, check_open=self.check_open)
+        attempt = self._attempt(None, original_is=self.original_is)
         while not attempt.verified.equal:
             if not attempt.pruned:
                 raise LawError(
@@ -94,7 +96,7 @@ class Attempts:
             gates.strip(model)
         return model
 
-    def _attempt(self, only: tuple[str, ...] | None, *, check_open: bool = False) -> Attempt:
+    def _attempt(self, only: tuple[str, ...] | None, *, original_is: str | None = None) -> Attempt:
         """Gates and rewrites by the plan, or by its part on the groups `only`, and compares."""
         model = self._fresh()
         start = time.perf_counter()
@@ -107,9 +109,11 @@ class Attempts:
         gates.insert(groups, {})
         seconds = time.perf_counter() - start
         gated = files.to_proto(model)
-        if check_open:
-            self._check_open(gated)
+        if original_is == OPEN:
+            self._check_original(gated)
         gates.set_latents(gated, plan.latents(groups))
+        if original_is == CLOSED:
+            self._check_original(gated)
         start = time.perf_counter()
         gates.strip(model)
         pruned = _pruned(groups, plan)
@@ -125,9 +129,9 @@ class Attempts:
     def _inputs(self, model: onnx.ModelProto) -> Iterator[Feed] | None:
         return self.feeds(model) if self.feeds else None
 
-    def _check_open(self, opened: onnx.ModelProto) -> None:
-        """Taken apart and put together with all gates open, it must still be the original."""
-        check = verify(self.original, opened, feeds=self._inputs(opened), seed=self.seed, where=self.where)
+    def _check_original(self, gated: onnx.ModelProto) -> None:
+        """Taken apart and put together, it must still be the original."""
+        check = verify(self.original, gated, feeds=self._inputs(gated), seed=self.seed, where=self.where)
         if not check.equal:
             raise LawError(differs(self.where, "taken apart and put together", check))
 

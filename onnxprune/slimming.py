@@ -1,5 +1,6 @@
 """`gate` and `slim`: the way from a model to a gated one, and to a smaller one that is proven to compute the same."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from onnxprune.errors import LawError, ModelError, PlanError
 from onnxprune.groups import Groups, find
 from onnxprune.methods.magnitude import magnitude
 from onnxprune.plan import Plan
-from onnxprune.proving import Attempts, ModelLike, differs
+from onnxprune.proving import CLOSED, OPEN, Attempts, ModelLike, differs
 from onnxprune.verify import Feed, Verification, verify
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ def slim(
             files.writable(path, force=force)
     source = files.load(model)
     decide = _Decision(source, wish, criterion, plan)
-    attempts = Attempts(model, source, decide, decide.plain, feeds, seed)
+    attempts = Attempts(model, source, decide, decide.original_is, feeds, seed)
     done = attempts.exact()
     size = done.slim.ByteSize()
     if save_plan is not None:
@@ -171,6 +172,17 @@ class _Decision:
             )
 
     @property
+    def original_is(self) -> str | None:
+        """What the file must be equal to: gates of its own that are replaced say nothing of it."""
+        return OPEN if self.plain else CLOSED if self.by_gates else None
+
+    @property
+    def by_gates(self) -> bool:
+        """Whether the file's own gates decide."""
+        wish = self.wish
+        return self.path is None and (wish is None or self.trained == (wish.ratio, wish.by))
+
+    @property
     def trained_ratio(self) -> float | None:
         return self.trained[0] if self.trained and self.path is None else None
 
@@ -189,7 +201,7 @@ class _Decision:
             raise ModelError(
                 f"{groups.model.where}: gates '{min(unknown)}' fit no channel group; gate the model anew"
             )
-        if self.wish is None or (self.trained and self.trained == (self.wish.ratio, self.wish.by)):
+        if self.by_gates or self.wish is None:
             return plans.check(
                 Plan({g.name: np.flatnonzero(self.latents[g.name] > 0) for g in groups if g.name in self.latents}),
                 groups, groups.model.where,
@@ -213,5 +225,6 @@ def _trained(source: files.Model) -> tuple[float, str] | None:
     for entry in source.header.metadata_props:
         if entry.key == TRAINED_KEY:
             ratio, _, by = entry.value.partition(" ")
-            return float(ratio), by
+            with contextlib.suppress(ValueError):  # an entry of somebody else's
+                return float(ratio), by
     return None

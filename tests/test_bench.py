@@ -8,8 +8,7 @@ import pytest
 from gpu import needs_cuda, needs_no_cuda
 from onnx_text import RELU, parsed
 
-from onnxprune import bench as bench_module
-from onnxprune.bench import BenchResult, Speedup, Timing, bench, ratio_of_medians
+from onnxprune.bench import BenchResult, Speedup, Timing, _interleaved, bench, ratio_of_medians
 from onnxprune.errors import DataError, ModelError, ProviderError
 
 
@@ -76,7 +75,7 @@ def test_one_model_alone_has_no_speedup(files):
 def test_each_round_runs_every_model_once_in_changing_order():
     order = []
     calls = [lambda name=name: order.append(name) for name in "abc"]
-    times = bench_module._interleaved(calls, 50, None, 0, None)
+    times = _interleaved(calls, 50, None, 0, None)
     rounds = [tuple(order[i : i + 3]) for i in range(0, 150, 3)]
     assert times.shape == (3, 50)
     assert {frozenset(each) for each in rounds} == {frozenset("abc")}
@@ -85,14 +84,14 @@ def test_each_round_runs_every_model_once_in_changing_order():
 
 def test_a_limit_in_seconds_still_leaves_twenty_rounds_and_reports_progress():
     seen = []
-    times = bench_module._interleaved([lambda: None], None, 1e-9, 0, seen.append)
+    times = _interleaved([lambda: None], None, 1e-9, 0, seen.append)
     assert times.shape == (1, 20)
     assert seen == sorted(seen) and seen[-1] == 1
 
 
 def test_runs_and_seconds_together_stop_at_the_first_met():
-    assert bench_module._interleaved([lambda: None], 30, 60.0, 0, None).shape == (1, 30)
-    assert bench_module._interleaved([lambda: None], 3, 1e-9, 0, None).shape == (1, 3)
+    assert _interleaved([lambda: None], 30, 60.0, 0, None).shape == (1, 30)
+    assert _interleaved([lambda: None], 3, 1e-9, 0, None).shape == (1, 3)
 
 
 def test_garbage_collection_is_back_on_after_a_failed_run():
@@ -101,7 +100,7 @@ def test_garbage_collection_is_back_on_after_a_failed_run():
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        bench_module._interleaved([fail], 1, None, 0, None)
+        _interleaved([fail], 1, None, 0, None)
     assert gc.isenabled()
 
 

@@ -174,9 +174,10 @@ def test_an_interrupt_without_run_folder_says_that_nothing_was_kept(fit):
         if progress.step == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(TrainingError, match="without a run folder nothing was kept"):
         fit(progress=interrupt)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_runs_are_not_mixed_up(tmp_path, fit):
