@@ -49,6 +49,9 @@ def _reads_only(reader: gs.Node, entries: list[int]) -> bool:
     """Whether a reader of a shape vector takes nothing but these entries."""
     if reader.op == "Gather" and isinstance(reader.inputs[1], gs.Constant):
         return all(int(index) in entries for index in reader.inputs[1].values.reshape(-1))
+    if reader.op == "Slice" and all(isinstance(bound, gs.Constant) for bound in reader.inputs[1:3]):
+        first, end = (int(bound.values.reshape(-1)[0]) for bound in reader.inputs[1:3])
+        return len(reader.inputs) < 5 and first >= 0 and all(k in entries for k in range(first, end))
     if reader.op == "Where" and isinstance(reader.inputs[0], gs.Constant):  # what Node.set_shape makes
         known = reader.inputs[0].values.reshape(-1)
         return all(known[k] or k in entries for k in range(len(known)))
