@@ -103,12 +103,32 @@ def check(proto: onnx.ModelProto, where: str) -> None:
             raise ModelError(
                 f"{where}: weight '{tensor.name}' is declared larger than the file; export the model again"
             )
+    _check_names(proto.graph, where)
     try:
         onnx.checker.check_model(without_weights(proto))
     except onnx.checker.ValidationError as reason:
         raise ModelError(f"{where}: refused by the onnx checker: {one_line(reason)}") from None
     except (UnicodeDecodeError, EncodeError, ValueError) as reason:
         raise ModelError(f"{where}: damaged ({one_line(reason)}); copy or export it again") from None
+
+
+def _check_names(graph: onnx.GraphProto, where: str) -> None:
+    """Names must be text: protobuf reads damaged ones without a word, and refuses to write them."""
+    for node in graph.node:
+        for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
+            if not isinstance(name, str) or not (name.isprintable() or _encodes(name)):
+                raise ModelError(f"{where}: damaged (the name of a node is no text); copy or export it again")
+        for attribute in node.attribute:
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                _check_names(inner, where)
+
+
+def _encodes(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:

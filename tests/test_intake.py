@@ -57,3 +57,12 @@ def test_loading_keeps_large_weights_out_of_the_checkers_copy():
     assert not light.graph.initializer
     assert light.ByteSize() < 300
     onnx.checker.check_model(light)
+
+
+def test_a_node_name_that_is_no_text_is_refused(tmp_path):
+    proto = net("net (float[N,3] x) => (float[N,2] y) { y = Gemm(x, w) }", w=(3, 2))
+    proto.graph.node[0].name = "layername"
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(proto.SerializeToString().replace(b"layername", b"la\xe1ername"))
+    with pytest.raises(ModelError, match=r"damaged.onnx: damaged \(the name of a node is no text\)"):
+        model.load(path)
