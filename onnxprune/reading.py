@@ -41,6 +41,8 @@ def _shape(value: Value | None) -> Shape | EllipsisType | None:
 
 @dataclass
 class Reading:
+    """What the rules say of a prepared model; `run` fills it."""
+
     model: Model
     shapes: Shapes
     nodes: list[Node] = field(default_factory=list)
@@ -57,11 +59,10 @@ class Reading:
             self._freeze_value(self._value(tensor), f"'{tensor.name}' is an input of the model", "input")
         for tensor in graph.outputs:
             self._freeze_value(self._value(tensor), f"'{tensor.name}' is an output of the model", "output")
-        for raw in graph.nodes:
-            node = self._node(raw)
-            self.nodes.append(node)
+        self.nodes += [self._node(raw) for raw in graph.nodes]  # all values, before a subgraph names some of them
+        for number, node in enumerate(self.nodes):
             self.links.append(self._links(node))
-            self._state(len(self.nodes) - 1)
+            self._state(number)
 
     def _value(self, tensor: gs.Tensor) -> Value | None:
         if not tensor.name:

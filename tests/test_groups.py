@@ -373,6 +373,24 @@ def test_weights_that_only_a_subgraph_reads_are_frozen():
     assert not sizes(analysed(proto))
 
 
+def test_a_weight_that_a_subgraph_reads_before_the_main_graph_does_is_frozen():
+    branch = helper.make_graph(
+        [helper.make_node("ReduceSum", ["w1"], ["inner"], keepdims=0)],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("inner", 1, None)],
+    )
+    proto = net(
+        "net (float[N,3,8,8] x, bool flag) => (float[N,2,8,8] y, float[] z) { h = Conv(x, w1) y = Conv(h, w2) }",
+        w1=(6, 3, 1, 1),
+        w2=(2, 6, 1, 1),
+    )
+    proto.graph.node.insert(
+        0, helper.make_node("If", ["flag"], ["z"], name="if", then_branch=branch, else_branch=branch)
+    )
+    assert not sizes(analysed(proto))
+
+
 def test_a_tensor_of_unknown_rank_freezes_what_meets_it():
     proto = net(
         "net (float[N,3,8,8] x, int64[K] to) => (float[A,B] y) { a = Conv(x, w1)  r = Reshape(a, to)  y = Relu(r) }",
