@@ -381,9 +381,9 @@ def test_a_weight_that_a_subgraph_reads_before_the_main_graph_does_is_frozen():
         [helper.make_tensor_value_info("inner", 1, None)],
     )
     proto = net(
-        "net (float[N,3,8,8] x, bool flag) => (float[N,2,8,8] y, float[] z) { h = Conv(x, w1) y = Conv(h, w2) }",
-        w1=(6, 3, 1, 1),
-        w2=(2, 6, 1, 1),
+        "net (float[N,3,8,8] x, bool flag) => (float[N,2,4,4] y, float z) { h = Conv(x, w1) y = Conv(h, w2) }",
+        w1=(64, 3, 5, 5),  # too large for a copy of its own per reader
+        w2=(2, 64, 1, 1),
     )
     proto.graph.node.insert(
         0, helper.make_node("If", ["flag"], ["z"], name="if", then_branch=branch, else_branch=branch)
