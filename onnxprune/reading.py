@@ -59,7 +59,9 @@ class Reading:
             self._freeze_value(self._value(tensor), f"'{tensor.name}' is an input of the model", "input")
         for tensor in graph.outputs:
             self._freeze_value(self._value(tensor), f"'{tensor.name}' is an output of the model", "output")
-        self.nodes += [self._node(raw) for raw in graph.nodes]  # all values, before a subgraph names some of them
+        self.nodes += [
+            self._node(raw) for raw in graph.nodes
+        ]  # all values, before a subgraph names some of them
         for number, node in enumerate(self.nodes):
             self.links.append(self._links(node))
             self._state(number)

@@ -9,6 +9,7 @@ Code map, in the data's way:
     latents.py       the gates of a torch module; fold_gates.py: gates moved into weights
     student.py       the module that trains; shrinking.py: without its closed channels after the freeze
     loop.py          the run; evaluate.py: metrics and statistics; optimizer.py, clock.py, interrupts.py
+    unfolding.py     BatchNorm for models it was folded away from, while they train
     run_folder.py    what a run leaves on disk; verb.py: `onnxprune.train`, from file to file
 """
 

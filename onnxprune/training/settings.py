@@ -65,6 +65,7 @@ class Settings:
     precision: str = "float32"
     device: str = "auto"
     seed: int = 0
+    unfold: bool = True  # give models without BatchNorm one for training, see unfolding.py
     shrink: bool = True  # after the freeze, train without the closed channels: the same function, faster
     run_dir: str | None = None
     checkpoint_seconds: float = 300.0

@@ -14,12 +14,14 @@ import onnx
 from onnxprune import gates
 from onnxprune import model as files
 from onnxprune.cost import CostModel
-from onnxprune.errors import PlanError, TrainingError
+from onnxprune.errors import LawError, PlanError, TrainingError
 from onnxprune.groups import find
 from onnxprune.slimming import TRAINED_KEY
 from onnxprune.training.data import Data, from_arrays
 from onnxprune.training.data import load as load_data
 from onnxprune.training.settings import Report, Settings
+from onnxprune.training.unfolding import fold, unfold
+from onnxprune.verify import verify
 
 log = logging.getLogger(__name__)
 
@@ -102,15 +104,17 @@ def train(
         raise PlanError(f"{loaded.where}: nothing can be pruned; onnxprune inspect says why")
     costs, original = CostModel(groups), files.to_proto(loaded)
     gates.insert(groups, latents)
+    gated = files.to_proto(loaded)
+    unfolded = unfold(gated, samples) if settings.unfold else None
     from onnxprune.training import train as run  # torch comes with it
 
     outcome = run(
-        files.to_proto(loaded), costs, samples, settings, validation=held_out, teacher=original,
-        progress=progress, context=_context(model, data, validation, mean, std, output), resume=resume,
+        unfolded or gated, costs, samples, settings, validation=held_out, teacher=original, progress=progress,
+        context=_context(model, data, validation, mean, std, output), resume=resume,
     )  # fmt: skip
     for warning in outcome.warnings:
         log.warning("%s", warning)
-    trained = outcome.model
+    trained = _folded(outcome.model) if unfolded else outcome.model
     trained.metadata_props.add(key=TRAINED_KEY, value=f"{settings.ratio} {settings.by}")
     if output is not None:
         files.save(trained, output, force=force)
@@ -118,6 +122,18 @@ def train(
         trained, str(output) if output else None, outcome.epochs, outcome.asked, outcome.by, outcome.reached,
         outcome.before, outcome.after, outcome.seconds, outcome.run_dir,
     )  # fmt: skip
+
+
+def _folded(unfolded: onnx.ModelProto) -> onnx.ModelProto:
+    """What was unfolded for training, folded again. Raises LawError where that is another function."""
+    trained = fold(unfolded)
+    check = verify(unfolded, trained)
+    if not check.equal:
+        raise LawError(
+            f"folding BatchNorm away again changed the function by {check.max_rel_error:.1e} of the largest output; "
+            f"train with unfold=False, and please report the model"
+        )
+    return trained
 
 
 def _known(options: Mapping[str, Any]) -> Mapping[str, Any]:
