@@ -23,6 +23,7 @@ ModelLike = str | Path | onnx.ModelProto
 
 
 def differs(where: str, what: str, check: Verification) -> str:
+    """The message of a LawError: which model, after what was done to it, is not the original any more."""
     return (
         f"{where}: {what} it differs from the original by {check.max_rel_error:.1e} of the largest output "
         f"(allowed: {check.tolerance:.0e}); nothing was written, please report the model"
@@ -31,6 +32,8 @@ def differs(where: str, what: str, check: Verification) -> str:
 
 @dataclass(frozen=True)
 class Attempt:
+    """A plan carried out: both sides of the law, and how far they are apart."""
+
     gated: onnx.ModelProto
     slim: onnx.ModelProto
     verified: Verification

@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.groups import Groups
 from onnxprune.model import array
-from onnxprune.ops import REPAIRS, Node, Value
+from onnxprune.ops import REPAIRS, Value
 from onnxprune.plan import Plan
 from onnxprune.tidy import tidy
 
@@ -81,6 +81,3 @@ def _slice(tensor: gs.Constant, left: Remaining) -> None:
             values = np.compress(mask, array(tensor) if values is None else values, axis=axis)
     if values is not None:
         tensor.values = np.ascontiguousarray(values)
-
-
-__all__ = ["Node", "Remaining", "apply"]

@@ -24,8 +24,6 @@ from onnxprune.verify import Feed, Verification, verify
 
 log = logging.getLogger(__name__)
 
-TRAINED_KEY = gates.TRAINED_KEY
-
 
 @dataclass(frozen=True)
 class Gated:
@@ -92,14 +90,11 @@ def gate(
     check = verify(model, opened)
     if not check.equal:
         raise LawError(differs(loaded.where, "with all gates open", check))
-    result = opened
     if closed is not None:
-        gates.strip(loaded)
-        gates.insert(groups, closed.latents(groups))
-        result = files.to_proto(loaded)
+        gates.set_latents(opened, closed.latents(groups))
     if output is not None:
-        files.save(result, output, force=force)
-    return Gated(result, str(output) if output else None, len(groups.groups), count, check.max_rel_error)
+        files.save(opened, output, force=force)
+    return Gated(opened, str(output) if output else None, len(groups.groups), count, check.max_rel_error)
 
 
 def slim(
@@ -223,7 +218,7 @@ def _ranks(groups: Groups, values: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
 def _trained(source: files.Model) -> tuple[float, str] | None:
     for entry in source.header.metadata_props:
-        if entry.key == TRAINED_KEY:
+        if entry.key == gates.TRAINED_KEY:
             ratio, _, by = entry.value.partition(" ")
             with contextlib.suppress(ValueError):  # an entry of somebody else's
                 return float(ratio), by

@@ -14,7 +14,8 @@ from text_nets import analysed, net, sizes
 
 from onnxprune import gate, gates, groups, model, slim, verify
 from onnxprune.errors import LawError, ModelError, PlanError
-from onnxprune.slimming import TRAINED_KEY, Slimmed
+from onnxprune.gates import TRAINED_KEY
+from onnxprune.slimming import Slimmed
 
 DIGITS = Path(__file__).parents[1] / "models" / "digits" / "digits.onnx"
 

@@ -1,6 +1,9 @@
-"""What each op means for channels: axis rules and repairs, one file per family."""
+"""What each op means for channels: axis rules and repairs, one file per family.
 
-from onnxprune.ops import (
+Importing the family files registers their rules; RULES and REPAIRS hold them all.
+"""
+
+from onnxprune.ops import (  # noqa: F401 - imported for their registrations
     conv,
     elementwise,
     join,
@@ -16,5 +19,3 @@ from onnxprune.ops import (
 from onnxprune.ops.registry import REPAIRS, RULES, Kept, Node, Unknown, Value
 
 __all__ = ["REPAIRS", "RULES", "Kept", "Node", "Unknown", "Value"]
-__all__ += []  # the family modules are imported for their registrations
-_FAMILIES = (conv, elementwise, join, linear, norm, pad, pool, reduce, reshape, resize, select)

@@ -16,7 +16,6 @@ from onnxprune import model as files
 from onnxprune.cost import CostModel
 from onnxprune.errors import LawError, PlanError, TrainingError
 from onnxprune.groups import find
-from onnxprune.slimming import TRAINED_KEY
 from onnxprune.training.data import Data, from_arrays
 from onnxprune.training.data import load as load_data
 from onnxprune.training.settings import Report, Settings
@@ -115,7 +114,7 @@ def train(
     for warning in outcome.warnings:
         log.warning("%s", warning)
     trained = _folded(outcome.model) if unfolded else outcome.model
-    trained.metadata_props.add(key=TRAINED_KEY, value=f"{settings.ratio} {settings.by}")
+    trained.metadata_props.add(key=gates.TRAINED_KEY, value=f"{settings.ratio} {settings.by}")
     if output is not None:
         files.save(trained, output, force=force)
     return Trained(
