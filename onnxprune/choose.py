@@ -60,7 +60,8 @@ def protected(groups: Groups, wish: Wish) -> set[str]:
     for pattern in (*wish.keep, *wish.only):
         if not any(matches(group, pattern) for group in groups):
             raise PlanError(
-                f"pattern '{pattern}' matches no prunable group, tensor or node; see onnxprune inspect"
+                f"pattern '{pattern}' matches no prunable group, tensor or node (a weight's name means the channels "
+                "that it makes); see onnxprune inspect"
             )
     return {
         group.name
@@ -71,10 +72,44 @@ def protected(groups: Groups, wish: Wish) -> set[str]:
 
 
 def _names(groups: Groups) -> dict[str, set[str]]:
-    """Per group what a pattern may call it: its name, the tensors it lies on, the nodes that make them."""
-    maker = {value.name: node.name for node in groups.nodes for value in node.outputs if value}
-    named = {group.name: {group.name, *(member.tensor for member in group.members)} for group in groups}
-    return {name: tensors | {maker[t] for t in tensors if t in maker} for name, tensors in named.items()}
+    """Per group what a pattern may call it: its name, the tensors it lies on, the nodes that make them.
+
+    A weight lies on the channels that it reads as well as on those that it makes; its name means the latter.
+    """
+    made = _made(groups)
+    named: dict[str, set[str]] = {group.name: {group.name} for group in groups}
+    for node in groups.nodes:
+        for value in node.outputs:
+            for group in made.get(value.name, ()) if value else ():
+                named[group].add(node.name)
+    for tensor, lying in made.items():
+        for group in lying:
+            named[group].add(tensor)
+    return named
+
+
+def _made(groups: Groups) -> dict[str, set[str]]:
+    """Per tensor the groups that lie on it; of a constant those that lie on what is made from it too."""
+    lying: dict[str, set[str]] = {}
+    for group in groups:
+        for member in group.members:
+            lying.setdefault(member.tensor, set()).add(group.name)
+    fixed = {name for name, value in groups.values.items() if value.is_constant}
+    results: dict[str, set[str]] = {}
+    for (
+        node
+    ) in groups.nodes:  # what is computed from constants alone, such as a dequantised weight, is one as well
+        if node.inputs and all(value is None or value.name in fixed for value in node.inputs):
+            fixed |= {value.name for value in node.outputs if value}
+    for node in reversed(groups.nodes):  # readers before what they read
+        outputs = [value.name for value in node.outputs if value]
+        makes: set[str] = set().union(
+            *(lying.get(name, set()) & results.get(name, lying.get(name, set())) for name in outputs)
+        )
+        for value in node.inputs:
+            if value and value.name in fixed:
+                results.setdefault(value.name, set()).update(makes)
+    return {name: found & results.get(name, found) for name, found in lying.items()}
 
 
 def choose(groups: Groups, costs: CostModel, scores: Mapping[str, np.ndarray], wish: Wish) -> Plan:

@@ -33,8 +33,10 @@ pixels = options(
     click.option("--std", help="As --mean: the standard deviations."),
 )
 bounds = options(
-    click.option("--keep", multiple=True, metavar="PATTERN", help="Groups, tensors or nodes whose channels stay."),
-    click.option("--only", multiple=True, metavar="PATTERN", help="Prune nothing but these."),
+    click.option("--keep", multiple=True, metavar="PATTERN",
+                 help="Groups, tensors, or nodes that make them, whose channels stay, such as 'layer4.*'; the name of "
+                 "a weight means the channels that it makes, not those that it reads."),
+    click.option("--only", multiple=True, metavar="PATTERN", help="Prune nothing but these; patterns as for --keep."),
     click.option("--multiple-of", default="auto", show_default=True, help="Kept counts are multiples of this."),
     click.option("--min-channels", type=int, default=1, show_default=True, help="The least a group may keep."),
     click.option("--scope", type=click.Choice(["layer", "global"]), default="layer", show_default=True,

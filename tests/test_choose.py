@@ -12,8 +12,9 @@ from text_nets import analysed, net
 from onnxprune.choose import WIDTHS, Wish, allowed, choose, protected
 from onnxprune.cost import CostModel
 from onnxprune.errors import PlanError
-from onnxprune.groups import Groups
+from onnxprune.groups import Groups, Member
 from onnxprune.methods.magnitude import magnitude
+from onnxprune.ops import RULES
 from onnxprune.plan import Plan, check
 
 
@@ -155,6 +156,54 @@ def test_what_a_pattern_matches_stays_whole(pattern: str):
     """By the name of the group, of a tensor that it lies on, or of a node that makes it."""
     found, plan, _ = chosen(chain(10, 20, 30), ratio=0.5, keep=(pattern,), multiple_of=1)
     assert counts(found, plan)["w1"] == 20
+
+
+def test_the_name_of_a_weight_means_the_channels_that_it_makes():
+    """w1.weight lies on the channels of w0 as well: it reads them."""
+    found, plan, _ = chosen(chain(10, 20, 30), ratio=0.5, only=("w1.*",), multiple_of=1)
+    assert counts(found, plan) == {"w0": 10, "w1": 10, "w2": 30}
+
+
+@pytest.mark.skipif(("", "DequantizeLinear") not in RULES, reason="DequantizeLinear has no axis rule yet")
+def test_a_dequantised_weight_means_the_channels_that_it_makes():
+    proto = net(
+        """net (float[N,3,4,4] x) => (float[N,2,4,4] y) {
+            a = Conv(x, w1)
+            w = DequantizeLinear(packed, scale, zero)
+            b = Conv(a, w)
+            y = Conv(b, w3)
+        }""",
+        w1=(8, 3, 1, 1),
+        w3=(2, 6, 1, 1),
+        values={
+            "packed": np.ones((6, 8, 1, 1), np.int8), "scale": np.float32(0.1), "zero": np.int8(0)
+        },
+    )  # fmt: skip
+    found = analysed(proto)
+    reads, makes = ({group.name for group in found if Member(value, 1) in group.members} for value in "ab")
+    assert Member("packed", 0) in next(group.members for group in found if {group.name} == makes)
+    for name in ("packed", "w", "b"):
+        assert protected(found, Wish(0.5, keep=(name,))) == makes != reads
+
+
+@pytest.mark.parametrize("shape", ["weight", "bias", "scale"])
+def test_whatever_lies_on_what_a_node_makes_names_it(shape: str):
+    proto = net(
+        """net (float[N,3,4,4] x) => (float[N,2,4,4] y) {
+            a = Conv(x, before)
+            b = Conv(a, weight, bias)
+            c = BatchNormalization(b, scale, shift, mean, var)
+            y = Conv(c, last)
+        }""",
+        before=(8, 3, 1, 1), weight=(6, 8, 1, 1), bias=(6,), scale=(6,), shift=(6,), mean=(6,), var=(6,),
+        last=(2, 6, 1, 1),
+    )  # fmt: skip
+    assert protected(analysed(proto), Wish(0.5, keep=(shape,))) == {"weight"}
+
+
+def test_a_weight_that_only_reads_names_nothing():
+    with pytest.raises(PlanError, match="a weight's name means the channels that it makes"):
+        chosen(chain(10, 20), ratio=0.5, keep=("last.weight",))
 
 
 def test_only_prunes_nothing_else():
