@@ -16,6 +16,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onn
 
 from onnxprune.errors import ModelError
 from onnxprune.fold import evaluate
+from onnxprune.foreign import taught
 
 Pair = tuple[int, int]
 """An axis's size at the two bindings of the dynamic sizes; equal where it is static."""
@@ -137,7 +138,8 @@ class _Binding:
         functions = [OnnxExporter.export_function(function) for function in self.graph.functions]
         model = onnx.helper.make_model(graph, opset_imports=domains, functions=functions, ir_version=10)
         try:
-            inferred = infer_shapes(model, data_prop=True).graph
+            with taught({(node.domain, node.op_type) for node in nodes}):
+                inferred = infer_shapes(model, data_prop=True).graph
         except onnx.shape_inference.InferenceError as reason:
             raise ModelError(
                 f"the shapes of the model contradict each other: {' '.join(str(reason).split())}"

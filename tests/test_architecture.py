@@ -58,7 +58,7 @@ def test_a_library_is_imported_where_it_belongs(library: str):
 
 LAYERS = [
     ("errors", "links", "labels"),
-    ("axes", "fold", "tidy"),
+    ("axes", "fold", "foreign", "tidy"),
     ("model", "shapes", "intake"),
     ("ops", "prepare"),
     ("reading",),

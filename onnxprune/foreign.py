@@ -1,0 +1,106 @@
+"""Shapes of ops that onnx does not know, such as those that onnxruntime writes into the models that it optimises.
+
+@shapes("BiasGelu", domain="com.microsoft")
+def bias_gelu(node: Call) -> list[Sizes]:
+    return [node.shape(0)]
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+from onnx.defs import OpSchema
+
+Sizes = tuple[int, ...]
+
+
+class Silent(Exception):  # noqa: N818 - not an error: the outputs' shapes stay unknown
+    """A shape that is needed is not known."""
+
+
+class Call:
+    """One node as a shape function sees it: at one binding, so that every size is a number."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        found = self._context.get_attribute(name)
+        return default if found is None else onnx.helper.get_attribute_value(found)
+
+    def has(self, number: int) -> bool:
+        """Whether optional input `number` is given."""
+        return number < self._context.get_num_inputs() and bool(self._context.has_input(number))
+
+    def shape(self, number: int) -> Sizes:
+        """Sizes of input `number`; Silent where they are not known, or the input is absent."""
+        given = self._context.get_input_type(number) if self.has(number) else None
+        if given is None or not given.tensor_type.HasField("shape"):
+            raise Silent
+        axes = given.tensor_type.shape.dim
+        if not all(axis.HasField("dim_value") for axis in axes):
+            raise Silent
+        return tuple(axis.dim_value for axis in axes)
+
+
+ShapeOf = Callable[[Call], "list[Sizes] | list[Sizes | None]"]
+"""The sizes of the outputs, those at the end left out that nobody asks for; None: not known."""
+SHAPES: dict[tuple[str, str], tuple[ShapeOf, int]] = {}
+"""By domain and op: the function, and the input whose element type the outputs have."""
+
+
+def shapes(*ops: str, domain: str, like: int = 0) -> Callable[[ShapeOf], ShapeOf]:
+    """Registers what shapes these ops' outputs have; their element type is that of input number `like`."""
+
+    def register(function: ShapeOf) -> ShapeOf:
+        for op in ops:
+            if (domain, op) in SHAPES:
+                raise ValueError(f"{op} has two shape functions")
+            SHAPES[domain, op] = function, like
+        return function
+
+    return register
+
+
+@contextmanager
+def taught(ops: Collection[tuple[str, str]]) -> Iterator[None]:
+    """Within, onnx's own inference knows these ops as well. They are forgotten at the end: the table is the process's,
+    and the checker would hold everybody's nodes against it.
+    """
+    added = [key for key in ops if key in SHAPES and not onnx.defs.has(key[1], domain=key[0])]
+    for domain, op in added:
+        onnx.defs.register_schema(_schema(domain, op))
+    try:
+        yield
+    finally:
+        for domain, op in added:
+            onnx.defs.deregister_schema(op, 1, domain)
+
+
+def _schema(domain: str, op: str) -> OpSchema:
+    function, like = SHAPES[domain, op]
+
+    def infer(context: Any) -> None:
+        call = Call(context)
+        element = context.get_input_type(like).tensor_type.elem_type if call.has(like) else 0
+        try:
+            found: list[Sizes | None] = [*function(call)]
+        except Silent:
+            found = []
+        for number in range(context.get_num_outputs()):
+            sizes = found[number] if number < len(found) else None
+            if sizes is not None and element:
+                context.set_output_type(number, onnx.helper.make_tensor_type_proto(element, sizes))
+
+    any_number = OpSchema.FormalParameterOption.Variadic
+    given, made = (
+        OpSchema.FormalParameter(name, name, param_option=any_number, is_homogeneous=False, min_arity=0)
+        for name in ("T", "U")
+    )
+    types = [
+        (name, ["tensor(float)"], "") for name in ("T", "U")
+    ]  # inference does not hold operands against them
+    schema = OpSchema(op, domain, 1, inputs=[given], outputs=[made], type_constraints=types)
+    schema.set_type_and_shape_inference_function(infer)
+    return schema
