@@ -9,8 +9,9 @@ At(operand='in1', axis=0) ~ At(operand='out0', axis=1)
 
 Operands are separated by commas, axes by spaces, outputs follow `->`. A name used twice is the same axis. Lower
 case may lose entries, UPPER CASE keeps its size. `(g o)` is a flattened product, `(p + q)` a concatenation, `1` a
-broadcast axis, `*S` all remaining axes, `_` an operand of which nothing is said. After `|` may stand
-the axes whose product is the op's MACs, where that is not the product of the output's and the weights' axes.
+broadcast axis, `*S` all remaining axes, `_` an operand of which nothing is said. `~c` is an axis that the op
+passes on and measures over as well (a norm, a softmax), `g=4` states a size that no operand shows by itself. After `|`
+may stand the axes whose product is the op's MACs, where that is not the product of the output's and the weights' axes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,8 @@ class AxesError(ValueError):
 @dataclass(frozen=True)
 class Name:
     text: str
+    measured: bool = False
+    size: int | None = None
 
     @property
     def frozen(self) -> bool:
@@ -41,6 +44,7 @@ class Name:
 @dataclass(frozen=True)
 class Rest:
     text: str
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,8 @@ def _terms(text: str) -> Iterator[Term]:
             end = tokens.index(")", position)
             yield _bracketed(tokens[position + 1 : end], text)
             position = end
-        elif token.startswith("*"):
-            yield Rest(token[1:])
+        elif token.lstrip("~").startswith("*"):
+            yield Rest(token.lstrip("~*"), token.startswith("~"))
         elif token == "1":
             yield One()
         else:
@@ -117,9 +121,10 @@ def _bracketed(inner: list[str], text: str) -> Term:
 
 
 def _name(token: str, text: str) -> Name:
-    if not token.replace(".", "").isidentifier():
+    name, _, size = token.removeprefix("~").partition("=")
+    if not name.replace(".", "").isidentifier() or not (size.isdigit() or "=" not in token):
         raise AxesError(f"{token!r} is no axis in {text!r}")
-    return Name(token)
+    return Name(name, token.startswith("~"), int(size) if size else None)
 
 
 # ---- what an expression says once the shapes are known
@@ -156,13 +161,16 @@ def _spread(operand: tuple[Term, ...], rank: int) -> list[Term]:
         raise AxesError(f"rank {rank} does not fit")
     terms: list[Term] = []
     for term in operand:
-        terms += [Name(f"{term.text}.{k}") for k in range(extra)] if isinstance(term, Rest) else [term]
+        if isinstance(term, Rest):
+            terms += [Name(f"{term.text}.{k}", term.measured) for k in range(extra)]
+        else:
+            terms.append(term)
     return terms
 
 
 def _solve(axes: Iterable[tuple[At, Term, int | None]]) -> dict[str, int | None]:
     """The size of every name; None where it is dynamic."""
-    sizes: dict[str, int | None] = {}
+    sizes: dict[str, int | None] = {n.text: n.size for _, t, _ in axes for n in _names_in(t) if n.size}
     for at, term, size in axes:
         if isinstance(term, One) and size not in (1, None):
             raise AxesError(f"{at.operand} axis {at.axis} has {size} entries where a broadcast axis is meant")
@@ -171,7 +179,7 @@ def _solve(axes: Iterable[tuple[At, Term, int | None]]) -> dict[str, int | None]
     pending = [(term, size) for _, term, size in axes if isinstance(term, Product | Concatenation)]
     for _ in range(len(pending) + 1):
         for term, size in pending:
-            names = term.factors if isinstance(term, Product) else term.parts
+            names = _names_in(term)
             unknown = [name.text for name in names if name.text not in sizes]
             known = [sizes[name.text] for name in names if name.text in sizes]
             if len(unknown) != 1 or size is None or None in known:
@@ -184,12 +192,23 @@ def _solve(axes: Iterable[tuple[At, Term, int | None]]) -> dict[str, int | None]
             else:
                 sizes[unknown[0]] = size // prod(numbers)
     for term, size in pending:
-        names = term.factors if isinstance(term, Product) else term.parts
+        names = _names_in(term)
         numbers = [n for name in names if (n := sizes.setdefault(name.text, None)) is not None]
         total = prod(numbers) if isinstance(term, Product) else sum(numbers)
         if len(numbers) == len(names) and size is not None and total != size:
             raise AxesError(f"{size} entries where {total} are meant")
     return sizes
+
+
+def _names_in(term: Term) -> tuple[Name, ...]:
+    match term:
+        case Name():
+            return (term,)
+        case Product():
+            return term.factors
+        case Concatenation():
+            return term.parts
+    return ()
 
 
 class _Binder:
@@ -206,6 +225,8 @@ class _Binder:
     def links(self, expression: Expression) -> Links:
         for at, term, size in self.axes:
             self._axis(at, term, size)
+            if size is not None and size > 1 and any(n.measured and not n.frozen for n in _names_in(term)):
+                self.result.measured.append(at)
         outside = {name for at, name in self._names() if at.operand.startswith("out")}
         inside = {name for at, name in self._names() if at.operand.startswith("in")}
         self.result.summed = self._summed(inside - outside)
@@ -220,8 +241,9 @@ class _Binder:
         if size is None or size <= 1 or isinstance(term, One):
             self.result.free.append(at)
             if size is None and isinstance(term, Product | Concatenation):
-                names = term.factors if isinstance(term, Product) else term.parts
-                self.result.frozen += [Frozen(self._of(n), "merges it into a dynamic axis") for n in names]
+                self.result.frozen += [
+                    Frozen(self._of(n), "merges it into a dynamic axis") for n in _names_in(term)
+                ]
         elif isinstance(term, Name):
             if term.frozen:
                 self.result.frozen.append(Frozen(at, "keeps this axis whole"))
@@ -262,12 +284,7 @@ class _Binder:
 
     def _names(self) -> Iterator[tuple[At, str]]:
         for at, term, _ in self.axes:
-            if isinstance(term, Name):
-                yield at, term.text
-            elif isinstance(term, Product):
-                yield from ((at, name.text) for name in term.factors)
-            elif isinstance(term, Concatenation):
-                yield from ((at, name.text) for name in term.parts)
+            yield from ((at, name.text) for name in _names_in(term))
 
     def _summed(self, names: set[str]) -> list[At]:
         """Where the op sums: the first operand that has the axis, on which a gate makes the sum the slim one."""

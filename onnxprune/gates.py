@@ -3,7 +3,8 @@
 A gate node is a call of the model-local function `onnxprune.Gate(x, w)` with the body `x * (w > 0)`: one visible node
 that runs in stock onnxruntime. `w` is laid out from one initializer per channel group, `gate/<group>`, shared by all of
 the group's sites. A site lies right before each op that sums the channel away, so a closed channel adds nothing to the
-sum, whatever came before it: channel-wise ops never mix channels.
+sum, whatever came before it: channel-wise ops never mix channels. An op that takes a mean, a maximum or a softmax over
+channels becomes a call of its gated form (`ops/forms.py`), which sees the open ones only.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from onnxprune.groups import Groups
 from onnxprune.labels import Labels
 from onnxprune.links import At
 from onnxprune.model import Model
+from onnxprune.ops import FORMS
+from onnxprune.ops.forms import Build, Form
 from onnxprune.reading import operand
 from onnxprune.tidy import tidy
 
@@ -64,10 +67,16 @@ def insert(groups: Groups, latents: Mapping[str, np.ndarray]) -> int:
     nodes = []
     for number, links in enumerate(groups.links):
         by_operand: dict[str, list[At]] = {}
-        for at in links.summed if links is not None else ():
+        for at in [*links.summed, *links.measured] if links is not None else ():
             by_operand.setdefault(at.operand, []).append(at)
-        for sites in by_operand.values():
-            inserter.gate_operand(number, sites)
+        for name, sites in by_operand.items():
+            form = (
+                FORMS.get((groups.nodes[number].domain, groups.nodes[number].op)) if name == "in0" else None
+            )
+            if form is not None:
+                inserter.take_form(number, sites, form)
+            else:
+                inserter.gate_operand(number, sites)
         nodes += [
             *inserter.nodes,
             groups.nodes[number].raw,
@@ -85,7 +94,61 @@ class _Inserter:
     count: int = 0
     gated: dict[tuple[str, tuple[int, ...]], gs.Variable] = field(default_factory=dict)
     initializers: dict[int, gs.Constant] = field(default_factory=dict)
-    laid_out: dict[tuple[bytes, int], gs.Tensor] = field(default_factory=dict)
+    laid_out: dict[tuple[bytes, tuple[int, ...]], gs.Tensor] = field(default_factory=dict)
+    functions: dict[bytes, str] = field(default_factory=dict)
+
+    def take_form(self, number: int, sites: list[At], build: Build) -> None:
+        """Makes a node a call of its gated form on all the axes that it sums or measures."""
+        node = self.groups.nodes[number]
+        value = operand(node, sites[0])
+        axes = self._live(number, sites)
+        if value is None or not axes:
+            return
+        rank = len(value.sizes or ())
+        weights = [self._latent(self._labels(value.name, axis), axis, rank - axis - 1) for axis in axes]
+        weight = weights[0]
+        for other in weights[1:]:
+            weight = self._node("Min", f"{PREFIX}form_{self.count}/least_{other.name}", [weight, other], {})
+        form = Form(node, self._element(value.raw), axes)
+        build(form)
+        raw = node.raw
+        raw.inputs.append(weight)
+        if raw.domain:
+            raw.attrs["domain"] = raw.domain
+        raw.op, raw.domain = self._function(form), DOMAIN
+        self.count += 1
+
+    def _function(self, form: Form) -> str:
+        """The name of the function with this body."""
+        op = form.node.op
+        key = form.function(f"Gated{op}").SerializeToString(deterministic=True)
+        if key not in self.functions:
+            same = sum(name.split("_")[0] == f"Gated{op}" for name in self.functions.values())
+            self.functions[key] = f"Gated{op}_{same + 1}" if same else f"Gated{op}"
+            graph = self.groups.model.graph
+            function = form.function(self.functions[key])
+            graph.functions.append(OnnxImporter.import_function(function, model_opset=graph.opset))
+        return self.functions[key]
+
+    def _live(self, number: int, sites: list[At]) -> list[int]:
+        """Those of the axes that may lose channels."""
+        live = []
+        for at in sites:
+            labels = self.groups.place(number, at)
+            if labels is not None and (self.groups.atoms.because[self.groups.atoms.of[labels]] < 0).any():
+                live.append(at.axis)
+        return live
+
+    def _labels(self, name: str, axis: int) -> Labels:
+        labels = self.groups.labels[name][axis]
+        if labels is None:
+            raise ModelError(f"'{name}' has no labels on axis {axis}")
+        return labels
+
+    def _element(self, tensor: gs.Tensor) -> int:
+        """The element type, as ONNX counts them."""
+        declared = onnx.TensorProto.FLOAT if tensor.dtype is None else int(dtype_to_onnx(tensor.dtype))
+        return self.groups.shapes.types.get(tensor.name, declared)
 
     def gate_operand(self, number: int, sites: list[At]) -> None:
         """Gates one input of a node on all the axes that the node sums away."""
@@ -93,11 +156,7 @@ class _Inserter:
         value = operand(node, sites[0])
         if value is None:
             return
-        axes = []
-        for at in sites:
-            labels = self.groups.place(number, at)
-            if labels is not None and (self.groups.atoms.because[self.groups.atoms.of[labels]] < 0).any():
-                axes.append(at.axis)
+        axes = self._live(number, sites)
         tensor: gs.Tensor = value.raw
         for k in range(len(axes)):
             key = (value.name, tuple(axes[: k + 1]))
@@ -108,25 +167,21 @@ class _Inserter:
             node.raw.inputs[int(sites[0].operand[2:])] = tensor
 
     def _gate(self, tensor: gs.Tensor, name: str, axis: int, rank: int) -> gs.Variable:
-        labels = self.groups.labels[name][axis]
-        if labels is None:
-            raise ModelError(f"'{name}' has no labels on axis {axis}")
-        weight = self._latent(labels, rank - axis - 1)
+        weight = self._latent(self._labels(name, axis), 0, rank - axis - 1)
         stem = f"{PREFIX}{name}/{axis}"
         out = gs.Variable(f"{stem}/out", dtype=tensor.dtype, shape=getattr(tensor, "shape", None))
-        types = self.groups.shapes.types
-        declared = onnx.TensorProto.FLOAT if tensor.dtype is None else int(dtype_to_onnx(tensor.dtype))
-        attributes = {"to": types.get(name, declared)}
+        attributes = {"to": self._element(tensor)}
         self.nodes.append(gs.Node("Gate", stem, attributes, [tensor, weight], [out], domain=DOMAIN))
         self.count += 1
         return out
 
-    def _latent(self, labels: Labels, trailing: int) -> gs.Tensor:
-        """The gates of an axis with these labels, followed by so many axes of one entry."""
-        key = (self.groups.atoms.of[labels].tobytes(), trailing)
+    def _latent(self, labels: Labels, leading: int, trailing: int) -> gs.Tensor:
+        """The gates of an axis with these labels, between so many axes of one entry."""
+        shape = (*[1] * leading, len(labels), *[1] * trailing)
+        key = (self.groups.atoms.of[labels].tobytes(), shape)
         if key not in self.laid_out:
             flat = self._flat(labels)
-            self.laid_out[key] = self._reshaped(flat, len(labels), trailing) if trailing else flat
+            self.laid_out[key] = self._reshaped(flat, shape) if len(shape) > 1 else flat
         return self.laid_out[key]
 
     def _flat(self, labels: Labels) -> gs.Tensor:
@@ -160,9 +215,9 @@ class _Inserter:
         ]
         return picked[0] if width == 1 else self._node("Min", f"{stem}/least", picked, {})
 
-    def _reshaped(self, tensor: gs.Tensor, size: int, trailing: int) -> gs.Tensor:
+    def _reshaped(self, tensor: gs.Tensor, shape: tuple[int, ...]) -> gs.Tensor:
         stem = f"{PREFIX}shape_{len(self.laid_out)}"
-        target = gs.Constant(f"{stem}/sizes", np.asarray([size] + [1] * trailing, dtype=np.int64))
+        target = gs.Constant(f"{stem}/sizes", np.asarray(shape, dtype=np.int64))
         return self._node("Reshape", stem, [tensor, target], {})
 
     def _node(self, op: str, name: str, inputs: list[gs.Tensor], attributes: dict[str, int]) -> gs.Variable:
@@ -190,7 +245,12 @@ def set_latents(gated: onnx.ModelProto, latents: Mapping[str, np.ndarray]) -> No
 
 def is_gated(model: Model) -> bool:
     """Whether the model holds gate nodes."""
-    return any(node.op == "Gate" and node.domain == DOMAIN for node in model.graph.nodes)
+    return any(node.domain == DOMAIN for node in model.graph.nodes)
+
+
+def is_form(node: gs.Node) -> bool:
+    """Whether the node is a call of the gated form of its op."""
+    return bool(node.domain == DOMAIN and node.op.startswith("Gated"))
 
 
 def strip(model: Model) -> dict[str, np.ndarray]:
@@ -202,7 +262,11 @@ def strip(model: Model) -> dict[str, np.ndarray]:
         if isinstance(tensor, gs.Constant) and tensor.name.startswith(PREFIX) and not _is_layout(tensor)
     }
     for node in list(graph.nodes):
-        if node.op == "Gate" and node.domain == DOMAIN:
+        if is_form(node):
+            node.inputs.pop()
+            node.op = node.op.removeprefix("Gated").split("_")[0]
+            node.domain = node.attrs.pop("domain", None)
+        elif node.op == "Gate" and node.domain == DOMAIN:
             plain, gated = node.inputs[0], node.outputs[0]
             for reader in list({id(r): r for r in gated.outputs}.values()):
                 for position, tensor in enumerate(reader.inputs):
@@ -225,7 +289,7 @@ def _is_layout(tensor: gs.Constant) -> bool:
 def _reads_as_latent(node: gs.Node, tensor: gs.Constant) -> bool:
     return bool(
         node.op in ("Concat", "Min")
-        or (node.op == "Gate" and node.inputs[1] is tensor)
+        or (node.domain == DOMAIN and node.inputs[-1] is tensor)
         or node.inputs[0] is tensor
     )
 

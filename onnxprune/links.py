@@ -63,8 +63,12 @@ class Links:
     """Mentioned, and nothing more: entries that may go without anything else going."""
     summed: list[At] = field(default_factory=list)
     """Axes the op sums away: where gates go."""
+    measured: list[At] = field(default_factory=list)
+    """Axes that the op passes on and takes a norm, a mean, a running sum over: where gates go too."""
     macs: tuple[Place | int, ...] | None = None
     """The axes whose sizes multiply to the op's multiply-accumulates; a plain number where no axis has a label."""
+    more_macs: list[tuple[Place | int, ...]] = field(default_factory=list)
+    """Further such products, of ops that multiply more than once; they add up."""
 
     def mentioned(self) -> set[At]:
         """Every operand axis that some statement covers."""

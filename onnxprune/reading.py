@@ -4,13 +4,17 @@ from dataclasses import dataclass, field
 from types import EllipsisType
 
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
+from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 
 from onnxprune.axes import AxesError, bind
 from onnxprune.labels import GridLabels, Labels, Statements
 from onnxprune.links import At, Frozen, Links, Place, Shape, Virtual
 from onnxprune.model import Model
-from onnxprune.ops import RULES, Node, Unknown, Value
+from onnxprune.ops import FORMS, RULES, Node, Unknown, Value
 from onnxprune.shapes import Shapes
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 LONGEST = 1 << 22
 """Axes of more entries get no labels; no real channel axis is that long."""
@@ -98,8 +102,7 @@ class Reading:
 
     def _links(self, node: Node) -> Links | None:
         """What the node's rule says; None and everything frozen where there is none or it does not apply."""
-        domain = "" if node.raw.domain in (None, "ai.onnx") else node.raw.domain
-        rule = RULES.get((domain, node.op))
+        rule = RULES.get((node.domain, node.op))
         if rule is None:
             self._freeze_node(node, "has no axis rule")
             return None
@@ -131,6 +134,7 @@ class Reading:
         if links is None:
             return
         self._freeze_unmentioned(node, links)
+        self._freeze_counted(number, node, links)
         for fact in links.frozen:
             labels = self._labels(number, fact.at)
             if labels is not None:
@@ -174,6 +178,22 @@ class Reading:
             return self.virtual[key]
         value = operand(self.nodes[number], place)
         return self.labels[value.name][place.axis] if value is not None and self.labels[value.name] else None
+
+    def _freeze_counted(self, number: int, node: Node, links: Links) -> None:
+        """Gated forms compute with fractions: of whole numbers there is none."""
+        value = node.inputs[0] if node.inputs else None
+        if (node.domain, node.op) not in FORMS or value is None or self._is_float(value):
+            return
+        for at in (*links.summed, *links.measured):
+            labels = self._labels(number, at)
+            if at.operand == "in0" and labels is not None:
+                self.freeze(
+                    labels, f"{node.op} '{node.name}': computes with whole numbers over them", node.op
+                )
+
+    def _is_float(self, value: Value) -> bool:
+        declared = FLOATS[0] if value.raw.dtype is None else int(dtype_to_onnx(value.raw.dtype))
+        return self.shapes.types.get(value.name, declared) in FLOATS
 
     def _freeze_unmentioned(self, node: Node, links: Links) -> None:
         """An axis is frozen unless a rule claims it."""

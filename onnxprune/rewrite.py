@@ -50,7 +50,7 @@ def apply(groups: Groups, plan: Plan) -> None:
     """Cuts what the plan does not keep out of the groups' model, in place."""
     left = Remaining(groups, groups.removed(plan.kept))
     for node in groups.nodes:
-        mend = REPAIRS.get(("", node.op)) if node.raw.domain in (None, "", "ai.onnx") else None
+        mend = REPAIRS.get((node.domain, node.op))
         if mend and any(left.changed(value) for value in (*node.inputs, *node.outputs)):
             mend(node, left)
     for name in groups.labels:

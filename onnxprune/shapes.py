@@ -87,7 +87,7 @@ class _Binding:
         self.types: dict[str, int] = {}
         self.values: dict[str, np.ndarray] = {}
         self.batched = False
-        self.nodes = [OnnxExporter.export_node(node) for node in graph.nodes]
+        self.nodes = [_telling(OnnxExporter.export_node(node)) for node in graph.nodes]
         first = [tensor.shape[0] for tensor in graph.inputs if tensor.shape]
         self.batch_names = {name for name in first if isinstance(name, str)}
         self.inputs = [self._input(tensor) for tensor in graph.inputs]
@@ -173,6 +173,17 @@ class _Binding:
         if not node.inputs or any(t.name and t.name not in known for t in node.inputs):
             return None
         return evaluate(node, [known.get(t.name) for t in node.inputs], self.graph.opset, SMALL)
+
+
+SILENT = {"GroupNormalization"}
+"""Ops whose output is like their first input, of which onnx 1.23 infers nothing."""
+
+
+def _telling(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A node that inference understands, of the same shape."""
+    if node.op_type in SILENT and not node.domain:
+        return onnx.helper.make_node("Identity", node.input[:1], node.output[:1], node.name)
+    return node
 
 
 def _is_weight(tensor: gs.Constant) -> bool:

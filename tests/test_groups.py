@@ -241,26 +241,44 @@ def test_an_unknown_op_freezes_what_it_touches_and_says_so():
 @pytest.mark.parametrize(
     ("op", "shapes"),
     [
-        ("h = Softmax<axis=1>(a)", {}),
-        ("h = LpNormalization<axis=1>(a)", {}),
         ("h = LRN<size=3>(a)", {}),
-        ("h = CumSum(a, one)", {}),
-        ("h = GroupNormalization<num_groups=2>(a, s, s)", {"s": (2,)}),
-        ("h = LayerNormalization<axis=1>(a, s)", {"s": (6, 8, 8)}),
-        ("m = ReduceMean<keepdims=1>(a, axes)  h = Sub(a, m)", {}),
+        ("h = MeanVarianceNormalization<axes=[1]>(a)", {}),
+        ("l, i = TopK<axis=1>(a, six)  h = Add(a, l)", {}),
+        ("m = ReduceMax(whole, axes)  f = Cast<to=1>(m)  h = Add(a, f)", {}),
     ],
 )
 def test_ops_that_mix_channels_freeze_them(op: str, shapes: dict[str, tuple[int, ...]]):
-    values = {"one": np.asarray(1), "axes": np.asarray([1])}
-    proto = net(
-        f"net (float[N,3,8,8] x) => (float[N,2,8,8] y) {{ a = Conv(x, w1)  {op}  y = Conv(h, w2) }}",
+    assert not sizes(analysed(mixing(op, shapes)))
+
+
+def mixing(op: str, shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
+    values = {"one": np.asarray(1), "axes": np.asarray([1]), "six": np.asarray([6])}
+    whole = "whole = Cast<to=7>(a)" if "whole" in op else ""
+    return net(
+        f"net (float[N,3,8,8] x) => (float[N,2,8,8] y) {{ a = Conv(x, w1)  {whole}  {op}  y = Conv(h, w2) }}",
         opset=21,
         values=values,
         w1=(6, 3, 1, 1),
         w2=(2, 6, 1, 1),
         **shapes,
     )
-    assert not sizes(analysed(proto))
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "group_sizes"),
+    [
+        ("h = Softmax<axis=1>(a)", {}, [6]),
+        ("h = LpNormalization<axis=1>(a)", {}, [6]),
+        ("h = CumSum(a, one)", {}, [6]),
+        ("h = GroupNormalization<num_groups=2>(a, s, s)", {"s": (6,)}, [2, 3]),
+        ("h = LayerNormalization<axis=1>(a, s)", {"s": (6, 8, 8)}, [6]),
+        ("m = ReduceMean<keepdims=1>(a, axes)  h = Sub(a, m)", {}, [6]),
+    ],
+)
+def test_ops_that_measure_over_channels_let_them_go(
+    op: str, shapes: dict[str, tuple[int, ...]], group_sizes: list[int]
+):
+    assert sorted(group.size for group in analysed(mixing(op, shapes))) == group_sizes
 
 
 @pytest.mark.parametrize(("training", "prunable"), [(0, True), (1, False)])
@@ -275,13 +293,17 @@ def test_batch_statistics_freeze_what_they_normalise(training: int, prunable: bo
         }
 
 
-@pytest.mark.parametrize(("opset", "frozen"), [(12, True), (13, False)])
-def test_softmax_before_opset_13_mixes_every_axis_from_its_own_on(opset: int, frozen: bool):
+@pytest.mark.parametrize(("opset", "measured"), [(12, [2, 3]), (13, [2])])
+def test_softmax_before_opset_13_runs_over_every_axis_from_its_own_on(opset: int, measured: list[int]):
     found = through(
         "t = Transpose<perm=[0,2,3,1]>(a)  s = Softmax<axis=2>(t)  h = Transpose<perm=[0,3,1,2]>(s)",
         opset=opset,
     )
-    assert bool(because(found, "w1", 0)) is frozen
+    links = next(
+        links for node, links in zip(found.nodes, found.links, strict=True) if node.op == "Softmax"
+    )
+    assert links is not None
+    assert [at.axis for at in links.measured] == measured
 
 
 def test_an_op_that_does_not_fit_its_rule_is_frozen():

@@ -16,6 +16,7 @@ from onnxprune.ops import (  # noqa: F401 - imported for their registrations
     resize,
     select,
 )
+from onnxprune.ops.forms import FORMS
 from onnxprune.ops.registry import REPAIRS, RULES, Kept, Node, Unknown, Value
 
-__all__ = ["REPAIRS", "RULES", "Kept", "Node", "Unknown", "Value"]
+__all__ = ["FORMS", "REPAIRS", "RULES", "Kept", "Node", "Unknown", "Value"]

@@ -97,10 +97,11 @@ def cast_like(node: Node) -> Links:
     return links
 
 
-def names(shape: Shape, whole: Collection[int] = ()) -> str:
-    """`x0 x1 X2` for rank 3 with axis 2 kept whole; size-1 axes are `1`."""
+def names(shape: Shape, whole: Collection[int] = (), measured: Collection[int] = ()) -> str:
+    """`x0 ~x1 X2` for rank 3 with axis 1 measured over and axis 2 kept whole; size-1 axes are `1`."""
     return " ".join(
-        "1" if size == 1 else f"X{axis}" if axis in whole else f"x{axis}" for axis, size in enumerate(shape)
+        "1" if size == 1 else f"X{axis}" if axis in whole else f"~x{axis}" if axis in measured else f"x{axis}"
+        for axis, size in enumerate(shape)
     )
 
 

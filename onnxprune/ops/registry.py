@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import EllipsisType
 from typing import Any, Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.axes import bind
 from onnxprune.links import Links, Shape
 from onnxprune.shapes import Sizes
 
@@ -47,6 +49,15 @@ class Node:
     outputs: tuple[Value | None, ...]
     raw: gs.Node
     graph: gs.Graph
+
+    @property
+    def domain(self) -> str:
+        """Empty for the default domain."""
+        return "" if self.raw.domain in (None, "ai.onnx") else str(self.raw.domain)
+
+    def links(self, expression: str) -> Links:
+        """The statements of an axis expression, for a rule that adds to them. Raises AxesError as `bind`."""
+        return bind(expression, *([_shape(value) for value in side] for side in (self.inputs, self.outputs)))
 
     def attr(self, name: str, default: Any = None) -> Any:
         return self.raw.attrs.get(name, default)
@@ -128,6 +139,13 @@ class Node:
         index = gs.Constant(f"{stem}_index", positions.astype(np.int64))
         self._insert(gs.Node("Gather", stem, {"axis": axis}, [self.raw.inputs[0], index], [chosen]))
         self.raw.inputs[0] = chosen
+
+
+def _shape(value: Value | None) -> Shape | EllipsisType | None:
+    """As `bind` wants it: None for an absent operand, `...` where the rank is not known."""
+    if value is None:
+        return None
+    return ... if value.shape is None else value.shape
 
 
 class Unknown(Exception):  # noqa: N818 - not an error: the node is frozen with this reason
