@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from sketch import BATCH, DYNAMIC, Choices, SeededChoices, Sketch, Value
 
-OPSETS = tuple(range(11, 22))
+OPSETS = tuple(range(11, 25))
 
 
 class DrawnChoices:

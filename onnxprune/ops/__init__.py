@@ -4,6 +4,7 @@ Importing the family files registers their rules; RULES and REPAIRS hold them al
 """
 
 from onnxprune.ops import (  # noqa: F401 - imported for their registrations
+    attention,
     conv,
     elementwise,
     join,

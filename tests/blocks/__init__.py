@@ -2,6 +2,7 @@
 
 from blocks import (
     activation,
+    attention,
     conv,
     elementwise,
     join,
@@ -19,6 +20,7 @@ __all__ = [
     "BLOCKS",
     "Block",
     "activation",
+    "attention",
     "conv",
     "elementwise",
     "join",

@@ -57,6 +57,8 @@ def global_max(g: Sketch, x: Value) -> Value:
 
 @block("GlobalLpPool", on="image", rare=True)
 def global_lp(g: Sketch, x: Value) -> Value:
+    if g.opset >= 22:  # onnxruntime 1.31 has none so new
+        return g.op("LpPool", x, p=2, kernel_shape=x.space, rms=3 * x.rms)
     return g.op("GlobalLpPool", x, p=2, rms=3 * x.rms)
 
 
