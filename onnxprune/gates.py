@@ -20,13 +20,13 @@ from onnxprune.errors import ModelError
 from onnxprune.groups import Groups
 from onnxprune.labels import Labels
 from onnxprune.links import At
-from onnxprune.model import Model
+from onnxprune.model import OWN_DOMAIN, Model
 from onnxprune.ops import FORMS
 from onnxprune.ops.forms import Build, Form
 from onnxprune.reading import operand
 from onnxprune.tidy import tidy
 
-DOMAIN = "onnxprune"
+DOMAIN = OWN_DOMAIN
 PREFIX = "gate/"
 IR_VERSION = 8
 """The first with model-local functions."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
@@ -23,6 +24,8 @@ from onnxprune.intake import check, one_line, read
 log = logging.getLogger(__name__)
 logging.getLogger("onnx_graphsurgeon").setLevel(logging.ERROR)
 
+OWN_DOMAIN = "onnxprune"
+"""Of gates; whoever takes them out knows them by their calls."""
 OLDEST_OPSET = 7
 """onnxruntime runs models from this opset on."""
 TWO_GIB = 2**31 - 2**20
@@ -75,6 +78,7 @@ def load_proto(proto: onnx.ModelProto, path: Path | None) -> Model:
 
 def _taken_over(proto: onnx.ModelProto, path: Path | None, where: str) -> Model:
     check(proto, where)
+    proto = _without_calls(proto)
     header = onnx.ModelProto()
     for name in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
         if proto.HasField(name):
@@ -104,6 +108,12 @@ def _taken_over(proto: onnx.ModelProto, path: Path | None, where: str) -> Model:
     graph.inputs = [tensor for tensor in graph.inputs if not isinstance(tensor, gs.Constant)]
     _name_nodes(graph)
     return Model(graph, path, header, both, graph_notes, notes)
+
+
+def _without_calls(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The file's own functions written out where they are called, so that rules see what they do."""
+    own = [(f.domain, f.name) for f in proto.functions if f.domain != OWN_DOMAIN]
+    return onnx.inliner.inline_selected_functions(proto, own) if own else proto
 
 
 def _name_nodes(graph: gs.Graph) -> None:

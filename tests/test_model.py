@@ -125,25 +125,17 @@ def test_weights_of_every_type_survive(dtype: int):
     assert numpy_helper.to_array(ours).astype(np.float32).tolist() == [1, -2, 3]
 
 
-def test_local_functions_survive():
-    function = helper.make_function(
-        "acme",
-        "Twice",
-        ["a"],
-        ["b"],
-        [helper.make_node("Add", ["a", "a"], ["b"])],
-        [helper.make_opsetid("", 17)],
-    )
-    graph = helper.make_graph(
-        [helper.make_node("Twice", ["x"], ["y"], domain="acme")],
-        "net",
-        [helper.make_tensor_value_info("x", 1, [3])],
-        [helper.make_tensor_value_info("y", 1, [3])],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("acme", 1)]
-    ours = round_trip(helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=8))
-    onnx.checker.check_model(ours, full_check=True)
-    assert [(f.domain, f.name, f.node[0].op_type) for f in ours.functions] == [("acme", "Twice", "Add")]
+def test_the_files_own_functions_are_written_out_where_they_are_called():
+    proto = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 18, "my": 1]>
+        net (float[N,3] x) => (float[N,3] y) { a = my.Steep<slope=0.2>(x)  y = my.Steep<slope=0.1>(a) }
+        <domain: "my", opset_import: ["": 18]>
+        Steep <slope> (x) => (y) { t = LeakyRelu<alpha: float=@slope>(x)  y = Neg(t) }
+    """)
+    written = model.to_proto(model.load(proto))
+    assert [node.op_type for node in written.graph.node] == ["LeakyRelu", "Neg", "LeakyRelu", "Neg"]
+    assert not written.functions
+    assert len({node.name for node in written.graph.node}) == 4
 
 
 def test_a_model_proto_is_not_changed():
