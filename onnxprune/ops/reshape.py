@@ -37,12 +37,14 @@ def squeeze(node: Node) -> Links:
 @axes("Shape")
 def shape(node: Node) -> Links:
     """Only reads sizes. Static ones were folded away, and masked out of the targets of Reshape and Expand."""
-    dynamic = [axis for axis, size in enumerate(node.shape()) if size is None]
-    first = node.attr("start", 0) % len(node.shape())
-    if all(_reads_only(reader, [axis - first for axis in dynamic]) for reader in node.raw.outputs[0].outputs):
-        return Links(free=[At("in0", axis) for axis in range(len(node.shape()))])
-    static = [axis for axis in range(len(node.shape())) if axis not in dynamic]
-    return Links(frozen=[Frozen(At("in0", axis), "hands its size on as a value") for axis in static])
+    rank = len(node.shape())
+    first, end, _ = slice(node.attr("start", 0), node.attr("end")).indices(rank)
+    links = Links(free=[At("in0", axis) for axis in range(rank)])
+    told = [axis for axis in range(first, end) if node.shape()[axis] is not None]
+    others = [axis - first for axis in range(first, end) if axis not in told]
+    if told and not all(_reads_only(reader, others) for reader in node.raw.outputs[0].outputs):
+        links.frozen += [Frozen(At("in0", axis), "hands its size on as a value") for axis in told]
+    return links
 
 
 def _reads_only(reader: gs.Node, entries: list[int]) -> bool:
