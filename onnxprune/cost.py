@@ -132,14 +132,15 @@ def _products(groups: Groups) -> Any:
     for number, links in enumerate(groups.links):
         if links is None or links.macs is None:
             continue
-        factor, axes = 1.0 / groups.shapes.batch, []
-        for place in links.macs:
-            labels = None if isinstance(place, int) else groups.place(number, place)
-            if labels is not None:
-                axes.append(labels)
-            else:
-                factor *= _size(groups, number, place)
-        yield factor, axes
+        for places in (links.macs, *links.more_macs):
+            factor, axes = 1.0 / groups.shapes.batch, []
+            for place in places:
+                labels = None if isinstance(place, int) else groups.place(number, place)
+                if labels is not None:
+                    axes.append(labels)
+                else:
+                    factor *= _size(groups, number, place)
+            yield factor, axes
 
 
 def _size(groups: Groups, number: int, place: Place | int) -> int:

@@ -5,7 +5,7 @@ from onnx import TensorProto, helper
 from sketch import Sketch, Value
 
 from blocks.registry import block
-from blocks.ways import roomy, squeeze
+from blocks.ways import roomy
 
 
 @block("CumSum", on="any")
@@ -75,20 +75,3 @@ def branches(g: Sketch, x: Value) -> Value:
         bodies.append(helper.make_graph([helper.make_node(kind, [x.name], [name])], kind, [], [output]))
     y = g.op("If", condition, then_branch=bodies[0], else_branch=bodies[1], shape=x.shape)
     return Value(y.name, x.shape, x.layout, x.rms)
-
-
-@block("LSTM", on="tokens", rare=True)
-def lstm(g: Sketch, x: Value) -> Value:
-    hidden = g.number(2, 4)
-    steps = g.op("Transpose", x, perm=(1, 0, 2))
-    weight = g.weight((1, 4 * hidden, x.channels), fan_in=x.channels, rms=x.rms)
-    recurrent = g.weight((1, 4 * hidden, hidden), fan_in=hidden)
-    bias = g.constant(g.random((1, 8 * hidden), 0.2), "bias")
-    y = g.op("LSTM", steps, weight, recurrent, bias, hidden_size=hidden, rms=0.4)
-    if g.chance(50):
-        y = squeeze(g, y, 1)
-        return g.op("Transpose", y, perm=(1, 0, 2), layout="tokens")
-    both = g.op("Transpose", y, perm=(2, 0, 1, 3))
-    return g.op(
-        "Reshape", both, g.ints(0, 0, hidden), shape=(x.shape[0], x.shape[1], hidden), layout="tokens"
-    )
