@@ -5,6 +5,7 @@ constants, what nothing reads goes away. Preparing twice changes nothing.
 """
 
 import itertools
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -12,9 +13,11 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.copies import take_out_copies
 from onnxprune.fold import evaluate
+from onnxprune.links import Shape
 from onnxprune.model import Model
 from onnxprune.ops import Node, Value
 from onnxprune.ops.pad import expansion_of
+from onnxprune.ops.recurrent import leave_out_zero_states
 from onnxprune.ops.reshape import target_of
 from onnxprune.shapes import SMALL, Shapes, infer
 from onnxprune.tidy import tidy
@@ -22,6 +25,8 @@ from onnxprune.tidy import tidy
 COPIED = 4096
 """Shared initializers of at most this many entries are copied per reader: exporters merge equal biases of unrelated
 layers. Larger ones are tied on purpose."""
+TARGETS = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
+"""Ops that are told a shape, and by which operand."""
 
 
 def prepare(model: Model) -> Shapes:
@@ -33,6 +38,7 @@ def prepare(model: Model) -> Shapes:
     _fold_weights(graph)
     shapes = infer(graph)
     _fold_fixed(graph, shapes)
+    leave_out_zero_states(graph)
     _write_targets(graph, shapes)
     _one_reader_each(graph, shapes)
     tidy(graph)
@@ -91,9 +97,9 @@ def _fold_fixed(graph: gs.Graph, shapes: Shapes) -> None:
 
 
 def _write_targets(graph: gs.Graph, shapes: Shapes) -> None:
-    """Gives Reshape and Expand targets in which every static size is a number, not something computed on the way."""
+    """Gives ops that are told a shape one in which every static size is a number, not something computed on the way."""
     for raw in list(graph.nodes):
-        if raw.op not in ("Reshape", "Expand") or isinstance(raw.inputs[1], gs.Constant):
+        if raw.op not in TARGETS or isinstance(raw.inputs[TARGETS[raw.op]], gs.Constant):
             continue
         inputs, outputs = (
             tuple(Value(t.name, shapes.sizes.get(t.name), t) for t in side)
@@ -103,7 +109,16 @@ def _write_targets(graph: gs.Graph, shapes: Shapes) -> None:
         shape = outputs[0].shape
         if shape is None or inputs[0].shape is None or 0 in shape or all(size is None for size in shape):
             continue
-        node.set_shape(1, target_of(node, shape) if raw.op == "Reshape" else expansion_of(node, shape))
+        node.set_shape(TARGETS[raw.op], _target(node, shape))
+
+
+def _target(node: Node, shape: Shape) -> Sequence[int | None]:
+    match node.op:
+        case "Reshape":
+            return target_of(node, shape)
+        case "Expand":
+            return expansion_of(node, shape)
+    return shape
 
 
 def _one_reader_each(graph: gs.Graph, shapes: Shapes) -> None:
