@@ -29,9 +29,14 @@ class Call:
         found = self._context.get_attribute(name)
         return default if found is None else onnx.helper.get_attribute_value(found)
 
+    @property
+    def inputs(self) -> int:
+        """How many there are."""
+        return int(self._context.get_num_inputs())
+
     def has(self, number: int) -> bool:
         """Whether optional input `number` is given."""
-        return number < self._context.get_num_inputs() and bool(self._context.has_input(number))
+        return number < self.inputs and bool(self._context.has_input(number))
 
     def shape(self, number: int) -> Sizes:
         """Sizes of input `number`; Silent where they are not known, or the input is absent."""
@@ -46,11 +51,12 @@ class Call:
 
 ShapeOf = Callable[[Call], "list[Sizes] | list[Sizes | None]"]
 """The sizes of the outputs, those at the end left out that nobody asks for; None: not known."""
-SHAPES: dict[tuple[str, str], tuple[ShapeOf, int]] = {}
+Like = int | Callable[[Call], int]
+SHAPES: dict[tuple[str, str], tuple[ShapeOf, Like]] = {}
 """By domain and op: the function, and the input whose element type the outputs have."""
 
 
-def shapes(*ops: str, domain: str, like: int = 0) -> Callable[[ShapeOf], ShapeOf]:
+def shapes(*ops: str, domain: str, like: Like = 0) -> Callable[[ShapeOf], ShapeOf]:
     """Registers what shapes these ops' outputs have; their element type is that of input number `like`."""
 
     def register(function: ShapeOf) -> ShapeOf:
@@ -83,7 +89,8 @@ def _schema(domain: str, op: str) -> OpSchema:
 
     def infer(context: Any) -> None:
         call = Call(context)
-        element = context.get_input_type(like).tensor_type.elem_type if call.has(like) else 0
+        source = like if isinstance(like, int) else like(call)
+        element = context.get_input_type(source).tensor_type.elem_type if call.has(source) else 0
         try:
             found: list[Sizes | None] = [*function(call)]
         except Silent:

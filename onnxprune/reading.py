@@ -12,6 +12,7 @@ from onnxprune.labels import GridLabels, Labels, Statements
 from onnxprune.links import At, Frozen, Links, Place, Shape, Virtual
 from onnxprune.model import Model
 from onnxprune.ops import FORMS, RULES, Node, Unknown, Value
+from onnxprune.ops.forms import WHOLE_NUMBERS
 from onnxprune.shapes import Shapes
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -182,7 +183,8 @@ class Reading:
     def _freeze_counted(self, number: int, node: Node, links: Links) -> None:
         """Gated forms compute with fractions: of whole numbers there is none."""
         value = node.inputs[0] if node.inputs else None
-        if (node.domain, node.op) not in FORMS or value is None or self._is_float(value):
+        key = (node.domain, node.op)
+        if key not in FORMS or key in WHOLE_NUMBERS or value is None or self._is_float(value):
             return
         for at in (*links.summed, *links.measured):
             labels = self._labels(number, at)

@@ -102,7 +102,9 @@ class Form:
     def function(self, name: str) -> onnx.FunctionProto:
         """The function `onnxprune.<name>(x0, x1, ..., w)`."""
         inputs = [f"x{k}" for k in range(len(self.inputs))]
-        opsets = [helper.make_opsetid("", self.node.opset), helper.make_opsetid(GATE[0], 1)]
+        foreign = sorted({node.domain for node in self.nodes} - {"", GATE[0]})
+        opsets = [helper.make_opsetid(domain, 1) for domain in (GATE[0], *foreign)]
+        opsets.append(helper.make_opsetid("", self.node.opset))
         return helper.make_function(
             GATE[0],
             name,
@@ -116,9 +118,11 @@ class Form:
 
 Build = Callable[[Form], None]
 FORMS: dict[tuple[str, str], Build] = {}
+WHOLE_NUMBERS: set[tuple[str, str]] = set()
+"""Ops whose gated form is exact on whole numbers; others compute with fractions, of which these have none."""
 
 
-def gated(*ops: str, domain: str = "") -> Callable[[Build], Build]:
+def gated(*ops: str, domain: str = "", whole_numbers: bool = False) -> Callable[[Build], Build]:
     """Registers the gated form of these ops, for the axes of their first input that are summed or measured."""
 
     def register(build: Build) -> Build:
@@ -126,6 +130,8 @@ def gated(*ops: str, domain: str = "") -> Callable[[Build], Build]:
             if (domain, op) in FORMS:
                 raise ValueError(f"{op} has two gated forms")
             FORMS[domain, op] = build
+        if whole_numbers:
+            WHOLE_NUMBERS.update((domain, op) for op in ops)
         return build
 
     return register

@@ -1,0 +1,132 @@
+"""Quantised numbers: how channels run through ops on integers that stand for `scale * (entry - zero_point)`."""
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from onnxprune.axes import bind
+from onnxprune.links import At, Frozen, Links, Same
+from onnxprune.ops.elementwise import names
+from onnxprune.ops.registry import RULES, Kept, Node, Unknown, axes, repair
+from onnxprune.quantized import MICROSOFT, TABLE, Operand, Quantised, quantised
+
+
+@axes("QuantizeLinear", "DequantizeLinear")
+@axes("QuantizeLinear", "DequantizeLinear", domain=MICROSOFT)
+def quantize_linear(node: Node) -> str | Links:
+    data = names(node.shape())
+    if node.attr("block_size", 0):
+        return _blocked(node, data)
+    of = data.split()[node.attr("axis", 1)] if _entries(node, 1) > 1 else "_"
+    return f"{data}, {of}, {of} -> {data}"
+
+
+def _entries(node: Node, number: int) -> int:
+    """How many scales or zero points there are."""
+    shape = node.shape(number)
+    if len(shape) > 1 or None in shape:
+        raise Unknown("its scales lie on several axes")
+    return int(shape[0]) if shape else 1
+
+
+def _blocked(node: Node, data: str) -> Links:
+    """Entries of a block share a scale: they stay or go together, so that all blocks but the last stay full."""
+    shape, block = node.shape(), node.attr("block_size")
+    over = node.attr("axis", 1) % len(shape)
+    if shape[over] is None:
+        raise Unknown("has blocks on an axis of dynamic size")
+    links = bind(f"{data} -> {data}", [shape], [node.out_shape()])
+    member = tuple(entry // block for entry in range(shape[over]))
+    for number in (1, 2):
+        for axis, count in enumerate(node.shape(number) if node.has(number) else ()):
+            if axis != over:
+                links.same.append(Same(At("in0", axis), At(f"in{number}", axis)))
+            elif count > 1:
+                links.same.append(Same(At(f"in{number}", axis), At("in0", axis), member))
+    return links
+
+
+@axes("DynamicQuantizeLinear")
+def dynamic_quantize_linear(node: Node) -> str:
+    """Its range always holds 0, so channels that are closed to 0 do not widen it."""
+    data = names(node.shape(), measured=range(len(node.shape())))
+    return f"{data} -> {data.replace('~', '')}, , "
+
+
+@axes(*(op for domain, op in TABLE if not domain))
+@axes(*(op for domain, op in TABLE if domain == MICROSOFT), domain=MICROSOFT)
+def quantised_op(node: Node) -> Links:
+    """What the plain op says of its operands; scales and zero points go with the axis that they lie on."""
+    form = _form(node)
+    links = _of_plain(node, form)
+    if form.multiplies:
+        links.same += _parameters(node, form)
+    else:
+        counted = [at for at in (*links.summed, *links.measured) if at.operand.startswith("in")]
+        links.frozen += [Frozen(at, "takes a statistic of whole numbers over them") for at in counted]
+        links.summed, links.measured = [], []
+    if (
+        form.operands[0].scale is None and form.operands[0].zero is None
+    ):  # quantised within, by the range of all
+        links.measured = [At("in0", axis) for axis in range(len(node.shape()))]
+    return links
+
+
+def _form(node: Node) -> Quantised:
+    form = quantised(node.domain, node.op, len(node.inputs))
+    if form is None or node.attr("channels_last", 0):
+        raise Unknown("has its channels last")
+    return form
+
+
+def _of_plain(node: Node, form: Quantised) -> Links:
+    slots = [operand.at for operand in form.operands]
+    if form.bias is not None and form.plain != "MatMul":
+        slots.append(form.bias)
+    inputs = tuple(node.inputs[k] if k < len(node.inputs) else None for k in slots)
+    plain = replace(node, op=form.plain, inputs=inputs)
+    said = RULES["", form.plain](plain)
+    if isinstance(said, str):
+        shapes = [[value.shape if value else None for value in side] for side in (inputs, node.outputs)]
+        said = bind(said, *shapes)
+    moved: Links = _moved(said, {f"in{k}": f"in{slot}" for k, slot in enumerate(slots)})
+    return moved
+
+
+def _moved(said: Any, to: dict[str, str]) -> Any:
+    """Statements on other operands."""
+    if isinstance(said, At):
+        return replace(said, operand=to.get(said.operand, said.operand))
+    if isinstance(said, list | tuple):
+        return type(said)(_moved(one, to) for one in said)
+    if is_dataclass(said) and not isinstance(said, type):
+        return replace(said, **{f.name: _moved(getattr(said, f.name), to) for f in fields(said)})
+    return said
+
+
+def _parameters(node: Node, form: Quantised) -> list[Same]:
+    """Scales, zero points and biases per output channel."""
+    first, second = form.operands
+    whole = [*_present(node, first), *(k for k in form.result or () if node.has(k))]
+    if any(_entries(node, number) > 1 for number in whole):
+        raise Unknown("has several scales for what is no weight")
+    rank = len(node.shape(second.at))
+    of = At(f"in{second.at}", form.axis(rank, bool(node.attr("transB", 0))))
+    per = [number for number in _present(node, second) if _entries(node, number) > 1]
+    if form.plain == "MatMul" and form.bias is not None and node.has(form.bias):
+        per.append(form.bias)
+    if per and (rank < 2 or any(_entries(node, k) != node.shape(second.at)[of.axis] for k in per)):
+        raise Unknown("has scales or a bias that do not fit its weight")
+    return [Same(of, At(f"in{number}", 0)) for number in per]
+
+
+def _present(node: Node, operand: Operand) -> list[int]:
+    return [k for k in (operand.scale, operand.zero) if k is not None and node.has(k)]
+
+
+@repair("ConvInteger", "QLinearConv")
+@repair("QLinearConv", domain=MICROSOFT)
+def group_count(node: Node, kept: Kept) -> None:
+    """As many groups as are left."""
+    if node.attr("group", 1) > 1:
+        weight = node.inputs[_form(node).operands[1].at]
+        node.raw.attrs["group"] = kept.size(node.inputs[0], 1) // kept.size(weight, 1)
