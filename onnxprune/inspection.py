@@ -16,6 +16,7 @@ from onnxprune.cost import CostModel
 from onnxprune.groups import Groups, Member, find
 from onnxprune.ops import Node, Value
 from onnxprune.reading import operand
+from onnxprune.weights import is_weight, stored
 
 
 @dataclass(frozen=True)
@@ -95,30 +96,25 @@ def _claimed_weight_axes(groups: Groups) -> Iterator[tuple[Member, np.ndarray]]:
         for at in links.mentioned() - whole:
             value = operand(node, at)
             labels = groups.place(number, at)
-            if (
-                value
-                and labels is not None
-                and isinstance(value.raw, gs.Constant)
-                and len(value.raw.shape) > 1
-            ):
-                yield Member(value.name, at.axis), groups.atoms.of[labels]
+            weight = _weight(value) if value and node.op != "DequantizeLinear" else None
+            if weight is not None and labels is not None:
+                yield Member(weight.name, at.axis), groups.atoms.of[labels]
 
 
-def _is_weight(value: Value) -> bool:
-    raw = value.raw
-    return (
-        isinstance(raw, gs.Constant)
-        and len(raw.shape) > 1
-        and bool(np.issubdtype(np.dtype(raw.dtype), np.floating))
-    )
+def _weight(value: Value) -> gs.Constant | None:
+    """The weight that an operand is, or is dequantised from."""
+    tensor = stored(value.raw)
+    found = isinstance(tensor, gs.Constant) and len(tensor.shape) > 1 and is_weight(tensor)
+    return tensor if found else None
 
 
 def _weight_axes(groups: Groups, node: Node) -> Iterator[tuple[Member, np.ndarray]]:
     for value in node.inputs:
-        if value and _is_weight(value):
+        weight = _weight(value) if value else None
+        if value and weight is not None:
             for axis, labels in enumerate(groups.labels[value.name]):
                 if labels is not None:
-                    yield Member(value.name, axis), groups.atoms.of[labels]
+                    yield Member(weight.name, axis), groups.atoms.of[labels]
 
 
 def _frozen_groups(groups: Groups, shares: dict[str, np.ndarray]) -> Iterator[GroupFacts]:
@@ -159,9 +155,5 @@ def _locks(groups: Groups) -> Iterator[Lock]:
 
 
 def _constants(groups: Groups) -> list[Value]:
-    """Float weights and biases."""
-    return [
-        value
-        for value in groups.values.values()
-        if isinstance(value.raw, gs.Constant) and np.issubdtype(np.dtype(value.raw.dtype), np.floating)
-    ]
+    """Weights and biases."""
+    return [v for v in groups.values.values() if isinstance(v.raw, gs.Constant) and is_weight(v.raw)]

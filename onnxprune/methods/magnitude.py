@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune import model as files
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.groups import Groups
+from onnxprune.weights import real
 
 CRITERIA: dict[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = {
     "l1": lambda weight, over: np.abs(weight).sum(axis=over),
@@ -47,9 +47,9 @@ def _add(
         for axis in axes
         if (groups.atoms.because[groups.atoms.of[groups.labels[tensor.name][axis]]] < 0).any()
     ]
-    if not free or not np.issubdtype(np.dtype(tensor.dtype), np.floating):
+    weight = real(tensor) if free else None
+    if weight is None:
         return
-    weight = files.array(tensor)
     largest = np.abs(weight).max()
     if not np.isfinite(largest):
         raise ModelError(
