@@ -78,7 +78,8 @@ def slimmed(result: "Slimmed") -> None:
     click.echo(f"{result.output}: {asked}kept {kept}")
     click.echo(
         f"equal to the gated model within {result.verified.max_rel_error:.1e} "
-        f"(allowed {result.verified.tolerance:.0e}) on {result.verified.inputs} inputs; {result.seconds:.2f} s"
+        f"(allowed {result.verified.tolerance:.0e}) on {result.verified.inputs} inputs{_rounded(result.verified)}; "
+        f"{result.seconds:.2f} s"
     )
     for name, because in result.frozen.items():
         click.echo(f"frozen: {name}: {because}")
@@ -88,8 +89,12 @@ def verification(result: "Verification") -> None:
     verdict = "equal" if result.equal else "NOT EQUAL"
     click.echo(
         f"{verdict}: max |a - b| / max |a| = {result.max_rel_error:.2e} (allowed {result.tolerance:.0e}) "
-        f"on {result.inputs} inputs"
+        f"on {result.inputs} inputs{_rounded(result)}"
     )
+
+
+def _rounded(result: "Verification") -> str:
+    return f" without rounding, {result.rounded:.1e} with it" if result.rounded is not None else ""
 
 
 def trained(result: "Trained") -> None:
