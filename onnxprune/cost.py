@@ -15,6 +15,7 @@ from onnxprune.groups import Groups
 from onnxprune.labels import Labels
 from onnxprune.links import Place, Virtual
 from onnxprune.reading import operand
+from onnxprune.weights import is_weight
 
 BY = ("channels", "params", "macs")
 
@@ -119,9 +120,9 @@ class CostModel:
 
 
 def _weights(groups: Groups) -> Any:
-    """Every float constant as (entries on unlabelled axes, labelled axes)."""
+    """Every weight as (entries on unlabelled axes, labelled axes)."""
     for tensor in groups.model.graph.tensors().values():
-        if isinstance(tensor, gs.Constant) and np.issubdtype(np.dtype(tensor.dtype), np.floating):
+        if isinstance(tensor, gs.Constant) and is_weight(tensor):
             axes = groups.labels.get(tensor.name, [None] * len(tensor.shape))
             plain = prod(size for size, labels in zip(tensor.shape, axes, strict=True) if labels is None)
             yield float(plain), [labels for labels in axes if labels is not None]

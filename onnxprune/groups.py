@@ -16,6 +16,7 @@ from onnxprune.ops import Node, Value
 from onnxprune.prepare import prepare
 from onnxprune.reading import Reading, Reason, operand
 from onnxprune.shapes import Shapes
+from onnxprune.weights import stored
 
 
 @dataclass(frozen=True)
@@ -210,10 +211,11 @@ def _name(tensors: dict[str, gs.Tensor], members: tuple[Member, ...]) -> str:
     """The weight that makes these channels, as the exporter called it; else the node that does; else the tensor."""
     for member in members:
         producers = tensors[member.tensor].inputs
-        if producers:
-            weights = [t for t in producers[0].inputs[1:] if isinstance(t, gs.Constant) and len(t.shape) > 1]
+        if producers and not isinstance(stored(tensors[member.tensor]), gs.Constant):
+            operands = [stored(tensor) for tensor in producers[0].inputs[1:]]
+            weights = [t for t in operands if isinstance(t, gs.Constant) and len(t.shape) > 1]
             if weights and not _made_up(weights[0].name):
-                return str(weights[0].name.removesuffix(".weight"))
+                return str(weights[0].name.removesuffix("_quantized").removesuffix(".weight"))
             return str(producers[0].name)
     return members[0].tensor if members else "channels"
 

@@ -58,8 +58,8 @@ def test_a_library_is_imported_where_it_belongs(library: str):
 
 LAYERS = [
     ("errors", "links", "labels"),
-    ("axes", "fold", "foreign", "tidy"),
-    ("model", "shapes", "intake"),
+    ("axes", "fold", "foreign", "tidy", "quantized"),
+    ("model", "shapes", "intake", "weights", "unrounded"),
     ("ops", "prepare"),
     ("reading",),
     ("groups",),
