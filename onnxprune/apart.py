@@ -17,6 +17,8 @@ PLACE = "onnxprune: in memory"
 """Where the values of a marked initializer are said to lie."""
 LARGE = 1 << 12
 """Values of at most so many bytes stay in the protobuf."""
+ALIGNED = 64
+"""Where weights begin in a file of their own: at multiples of so many bytes, so that it can be mapped and used."""
 PLAIN: Mapping[int, np.dtype[Any]] = {
     number: np.dtype(name).newbyteorder("<")
     for name in ("float16", "float32", "float64", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)))
@@ -72,6 +74,27 @@ class Apart:
         yield from graph
         yield memoryview(_written(self.light, beyond=number))
 
+    def beside(self) -> Iterator[memoryview]:
+        """The large weights as a file of their own, in pieces."""
+        for values in self.weights.values():
+            yield np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+            yield memoryview(bytes(-values.nbytes % ALIGNED))
+
+    def referring_to(self, file: str) -> ModelProto:
+        """The model whose large weights lie in a file of this name beside it."""
+        model = ModelProto()
+        model.CopyFrom(self.light)
+        offsets, end = {}, 0
+        for name, values in self.weights.items():
+            offsets[name], end = end, end + values.nbytes + -values.nbytes % ALIGNED
+        for tensor in model.graph.initializer:
+            if is_apart(tensor):
+                del tensor.external_data[:]
+                facts = (file, offsets[tensor.name], self.weights[tensor.name].nbytes)
+                for key, value in zip(("location", "offset", "length"), facts, strict=True):
+                    tensor.external_data.add(key=key, value=str(value))
+        return model
+
     def _initializer(self, tensor: TensorProto) -> Iterator[memoryview]:
         if not is_apart(tensor):
             yield memoryview(tensor.SerializeToString())
@@ -91,7 +114,7 @@ def take_apart(proto: ModelProto) -> Apart:
     """The same model with its large weights apart. They are copied; the rest of the result shares nothing either."""
     light, weights = without_initializers(proto), {}
     for tensor in proto.graph.initializer:
-        if fits(tensor, len(tensor.raw_data)) and tensor.name not in weights:
+        if tensor.name not in weights and not tensor.external_data and fits(tensor, len(tensor.raw_data)):
             values = np.frombuffer(tensor.raw_data, PLAIN[tensor.data_type])
             weights[tensor.name] = values.reshape(tuple(tensor.dims)).copy()
             light.graph.initializer.append(marked(tensor))
@@ -109,7 +132,7 @@ def without_initializers(proto: ModelProto) -> ModelProto:
 
 
 def fits(tensor: TensorProto, stored: int) -> bool:
-    """Whether a tensor with so many bytes of raw data may stand apart; damaged ones may not."""
+    """Whether a tensor with so many bytes of values may stand apart; damaged ones may not."""
     dtype = PLAIN.get(tensor.data_type)
     if (
         dtype is None

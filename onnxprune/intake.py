@@ -9,30 +9,38 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
+from onnxprune.apart import PLAIN, Apart, fits, is_apart, mark, take_apart, without_initializers
 from onnxprune.errors import ModelError
+from onnxprune.skim import skim
 
 
-def read(path: Path) -> onnx.ModelProto:
-    """The ModelProto of a file, external data included. Raises ModelError."""
+def read(path: Path) -> Apart:
+    """The model of a file, external data included. Raises ModelError."""
     try:
-        data = path.read_bytes()
+        found = skim(path) or _parsed(path)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; give the path of an ONNX model") from None
     except OSError as reason:
         raise ModelError(
             f"{path}: cannot be read ({reason.strerror}); give the path of an ONNX model"
         ) from None
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(data)
     except DecodeError:
         raise ModelError(f"{path}: not an ONNX model, or a truncated one; export or copy it again") from None
+    proto = found.light
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelError(f"{path}: holds no ONNX graph; give a file that an exporter wrote")
-    for tensor in _tensors(proto.graph):
-        if uses_external_data(tensor):
-            _load_external(tensor, path)
-    return proto
+    main = len(proto.graph.initializer)
+    for number, tensor in enumerate(_tensors(proto.graph)):
+        new = number < main and tensor.name not in found.weights
+        if uses_external_data(tensor) and (new or not is_apart(tensor)):
+            _load_external(tensor, path, found.weights if new else None)
+    return found
+
+
+def _parsed(path: Path) -> Apart:
+    proto = onnx.ModelProto()
+    proto.ParseFromString(path.read_bytes())
+    return take_apart(proto)
 
 
 def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
@@ -46,7 +54,8 @@ def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     return found
 
 
-def _load_external(tensor: onnx.TensorProto, path: Path) -> None:
+def _load_external(tensor: onnx.TensorProto, path: Path, weights: dict[str, np.ndarray] | None) -> None:
+    """Reads a tensor's values from beside the model, into `weights` where they may stand apart."""
     facts = {entry.key: entry.value for entry in tensor.external_data}
     folder = path.parent.resolve()
     location = facts.get("location", "")
@@ -69,6 +78,12 @@ def _load_external(tensor: onnx.TensorProto, path: Path) -> None:
         raise ModelError(
             f"{path}: '{location}' does not hold the {_bytes(tensor)} bytes of weight '{tensor.name}'; copy it again"
         )
+    if weights is not None and fits(tensor, length):
+        dtype = PLAIN[tensor.data_type]
+        values = np.fromfile(target, dtype, length // dtype.itemsize, offset=offset)
+        weights[tensor.name] = values.reshape(tuple(tensor.dims))
+        mark(tensor)
+        return
     load_external_data_for_tensor(tensor, str(folder))
     del tensor.external_data[:]
     tensor.data_location = onnx.TensorProto.DEFAULT
@@ -91,15 +106,19 @@ def _numpy_type(tensor: onnx.TensorProto) -> np.dtype[Any]:
 
 
 def check(proto: onnx.ModelProto, where: str) -> None:
+    """Raises ModelError where a model, its large weights apart or not, is no valid one."""
+    size = proto.ByteSize()
     for tensor in _tensors(proto.graph):
-        if any(size < 0 for size in tensor.dims):
+        if any(n < 0 for n in tensor.dims):
             raise ModelError(f"{where}: weight '{tensor.name}' has a negative size; export the model again")
+        if is_apart(tensor):
+            continue
         if tensor.HasField("raw_data") and tensor.data_type and len(tensor.raw_data) != _bytes(tensor):
             raise ModelError(
                 f"{where}: weight '{tensor.name}' is declared as {list(tensor.dims)}, {_bytes(tensor)} bytes, "
                 f"but holds {len(tensor.raw_data)}; copy or export the model again"
             )
-        if not tensor.HasField("raw_data") and prod(tensor.dims) > proto.ByteSize():
+        if not tensor.HasField("raw_data") and prod(tensor.dims) > size:
             raise ModelError(
                 f"{where}: weight '{tensor.name}' is declared larger than the file; export the model again"
             )
@@ -135,36 +154,20 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model with every initializer of more than 1 KiB turned into a graph input of its type: all that checks of
     the structure need, at no memory.
     """
-    light = onnx.ModelProto()
-    for descriptor, value in proto.ListFields():
-        if descriptor.name != "graph":
-            _copy_field(light, descriptor.name, value)
+    light = without_initializers(proto)
     listed = {value.name for value in proto.graph.input}
-    for descriptor, value in proto.graph.ListFields():
-        if descriptor.name != "initializer":
-            _copy_field(light.graph, descriptor.name, value)
     for tensor in proto.graph.initializer:
-        if _heavy(tensor):
-            if tensor.name not in listed:
-                light.graph.input.append(
-                    onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-                )
-        else:
+        if not _heavy(tensor):
             light.graph.initializer.append(tensor)
+        elif tensor.name not in listed:
+            light.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
     return light
 
 
 def _heavy(tensor: onnx.TensorProto) -> bool:
-    return len(tensor.raw_data) > 1024 or prod(tensor.dims) > 1024
-
-
-def _copy_field(target: Any, name: str, value: Any) -> None:
-    if hasattr(value, "extend"):
-        getattr(target, name).extend(value)
-    elif hasattr(value, "CopyFrom"):
-        getattr(target, name).CopyFrom(value)
-    else:
-        setattr(target, name, value)
+    return is_apart(tensor) or prod(tensor.dims) > 1024 or len(tensor.raw_data) > 1024
 
 
 def one_line(reason: Exception) -> str:

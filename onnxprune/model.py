@@ -18,7 +18,9 @@ import onnx.inliner
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from onnxprune.apart import Apart, take_apart
 from onnxprune.errors import ModelError, OutputError
+from onnxprune.held import give_back, hold_large
 from onnxprune.intake import check, one_line, read
 
 log = logging.getLogger(__name__)
@@ -53,32 +55,32 @@ class Model:
         return str(self.path) if self.path else "the model"
 
 
-def load(source: str | Path | onnx.ModelProto | Model) -> Model:
-    """The model of a file or a ModelProto, checked; a Model is copied.
+def load(source: str | Path | onnx.ModelProto | Apart | Model) -> Model:
+    """The model of a file or a protobuf, checked; a Model is copied, the weights of an Apart are not.
 
     Raises ModelError: no such file, not ONNX, truncated, refused by the onnx checker, external data outside the
     model's folder, an opset older than 7.
     """
+    path = None
     if isinstance(source, Model):
-        return load_proto(to_proto(source), source.path)
-    if isinstance(source, onnx.ModelProto):
-        return load_proto(copy_of(source), None)
-    path = Path(source)
-    return load_proto(read(path), path)
-
-
-def load_proto(proto: onnx.ModelProto, path: Path | None) -> Model:
-    """A Model that takes over `proto`. Raises ModelError as `load`."""
+        parts, path = take_apart(to_proto(source)), source.path
+    elif isinstance(source, onnx.ModelProto):
+        parts = take_apart(source)
+    elif isinstance(source, Apart):
+        parts = source
+    else:
+        path = Path(source)
+        parts = read(path)
     where = str(path) if path else "the model"
     try:
-        return _taken_over(proto, path, where)
+        return _taken_over(parts, path, where)
     except UnicodeDecodeError:
         raise ModelError(f"{where}: damaged (a name is no text); copy or export it again") from None
 
 
-def _taken_over(proto: onnx.ModelProto, path: Path | None, where: str) -> Model:
-    check(proto, where)
-    proto = _without_calls(proto)
+def _taken_over(parts: Apart, path: Path | None, where: str) -> Model:
+    check(parts.light, where)
+    proto = _without_calls(parts.light)
     header = onnx.ModelProto()
     for name in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
         if proto.HasField(name):
@@ -106,6 +108,7 @@ def _taken_over(proto: onnx.ModelProto, path: Path | None, where: str) -> Model:
             f"{where}: opset {graph.opset} is older than {OLDEST_OPSET}; raise it with onnx.version_converter"
         )
     graph.inputs = [tensor for tensor in graph.inputs if not isinstance(tensor, gs.Constant)]
+    give_back(graph, parts.weights)
     _name_nodes(graph)
     return Model(graph, path, header, both, graph_notes, notes)
 
@@ -136,7 +139,13 @@ def array(tensor: gs.Constant) -> np.ndarray:
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
+    """The model as it would be written, as one protobuf; `export` copies no weights."""
+    return export(model).whole()
+
+
+def export(model: Model) -> Apart:
     """The model as it would be written: the graph, and what the graph library does not carry."""
+    weights = hold_large(model.graph)
     proto: onnx.ModelProto = gs.export_onnx(model.graph, do_type_check=False)
     opsets = list(proto.opset_import)
     for name in _FILE_FACTS:
@@ -153,7 +162,7 @@ def to_proto(model: Model) -> onnx.ModelProto:
             proto.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             )
-    return proto
+    return Apart(proto, weights)
 
 
 _FILE_FACTS = (
@@ -162,24 +171,18 @@ _FILE_FACTS = (
 )  # fmt: skip
 
 
-def save(model: Model | onnx.ModelProto, path: str | Path, *, force: bool = True) -> int:
+def save(model: Model | onnx.ModelProto | Apart, path: str | Path, *, force: bool = True) -> int:
     """Writes the model and returns its bytes on disk, external data included.
 
     Written beside the target first and renamed, so that an interrupted run leaves the old file or the new one.
     Raises OutputError.
     """
-    proto = to_proto(model) if isinstance(model, Model) else model
     path = writable(path, force=force)
     folder = path.parent
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{path.name}.") as scratch:
             draft = Path(scratch) / path.name
-            if proto.ByteSize() < TWO_GIB:
-                draft.write_bytes(proto.SerializeToString())
-            else:
-                if proto is model:  # onnx strips the weights of what it saves this way
-                    proto = copy_of(proto)
-                onnx.save_model(proto, draft, save_as_external_data=True, location=f"{path.name}.data")
+            _write(export(model) if isinstance(model, Model) else model, draft)
             written = sorted(Path(scratch).iterdir(), key=lambda file: file == draft)  # the model goes last
             size = sum(file.stat().st_size for file in written)
             for file in written:
@@ -189,6 +192,21 @@ def save(model: Model | onnx.ModelProto, path: str | Path, *, force: bool = True
             f"{path}: cannot be written ({reason.strerror}); free space or choose another place with -o"
         ) from None
     return size
+
+
+def _write(model: onnx.ModelProto | Apart, path: Path) -> None:
+    if isinstance(model, onnx.ModelProto) and model.ByteSize() < TWO_GIB:
+        path.write_bytes(model.SerializeToString())
+        return
+    parts = take_apart(model) if isinstance(model, onnx.ModelProto) else model
+    if parts.size < TWO_GIB:
+        with path.open("wb") as file:
+            file.writelines(parts.pieces())
+        return
+    beside = path.with_name(f"{path.name}.data")
+    with beside.open("wb") as file:
+        file.writelines(parts.beside())
+    path.write_bytes(parts.referring_to(beside.name).SerializeToString())
 
 
 def write_text(path: str | Path, document: Any, *, force: bool = True) -> None:
@@ -203,13 +221,6 @@ def write_text(path: str | Path, document: Any, *, force: bool = True) -> None:
         raise OutputError(
             f"{path}: cannot be written ({reason.strerror}); free space or choose another place"
         ) from None
-
-
-def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that shares nothing with `proto`."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    return copy
 
 
 def writable(path: str | Path, *, force: bool = True) -> Path:

@@ -77,7 +77,7 @@ def _marked(
         return None
     tensor = TensorProto()
     tensor.ParseFromString(data[found.start : raw.key] + data[raw.end : found.end])
-    if not apart.fits(tensor, size) or tensor.name in weights:
+    if tensor.name in weights or tensor.external_data or not apart.fits(tensor, size):
         return None
     dtype = PLAIN[tensor.data_type]
     file.seek(raw.start)
