@@ -1,6 +1,6 @@
 """Large weights in the graph library: it exports a mark in their place, whoever reads them gets the values."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -9,6 +9,9 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxprune import apart
 from onnxprune.apart import PLAIN, fits, is_apart, mark_of, marked
+
+PACKED = {"int4", "uint4", "int2", "uint2", "float4_e2m1fn"}
+"""Element types smaller than a byte."""
 
 
 class Held(LazyValues):  # type: ignore[misc]
@@ -41,7 +44,9 @@ def hold_large(graph: gs.Graph) -> dict[str, np.ndarray]:
             tensor._values = tensor._values.values
     bodies = {id(tensor) for tensor in inside}
     weights = {}
-    for tensor in graph.tensors().values():
+    everything = graph.tensors().values()
+    _pack([*inside, *everything])
+    for tensor in everything:
         if not isinstance(tensor, gs.Constant) or id(tensor) in bodies:
             continue
         held = tensor._values if isinstance(tensor._values, Held) else _held(tensor)
@@ -67,3 +72,11 @@ def _held(tensor: gs.Constant) -> Held | None:
         return None
     values = np.ascontiguousarray(stored)
     return Held(mark_of(tensor.name, values), values)
+
+
+def _pack(tensors: Iterable[gs.Tensor]) -> None:
+    """Types of which several entries fit into a byte; the library would write each into a byte of its own."""
+    for tensor in tensors:
+        stored = tensor._values if isinstance(tensor, gs.Constant) else None
+        if isinstance(stored, np.ndarray) and stored.dtype.name in PACKED:
+            tensor._values = LazyValues(onnx.numpy_helper.from_array(stored, tensor.name))

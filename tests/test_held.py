@@ -69,3 +69,16 @@ def test_weights_in_constant_nodes_stand_apart_as_well():
     loaded = model.load(parsed(text))
     prepare(loaded)
     assert model.export(loaded).weights["w"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["INT4", "UINT4", "FLOAT4E2M1"])
+def test_entries_smaller_than_a_byte_are_exported_as_they_came(kind: str):
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(getattr(onnx.TensorProto, kind))
+    proto = net("net () => (float[3] y) { d = Cast<to = 1>(w)  y = Identity(d) }", opset=24)
+    proto.graph.initializer.append(numpy_helper.from_array(np.arange(3).astype(dtype), "w"))
+    loaded = model.load(proto)
+    weight = loaded.graph.nodes[0].inputs[0]
+    weight.values = weight.values[1:]
+    (found,) = model.to_proto(loaded).graph.initializer
+    assert numpy_helper.to_array(found).astype(np.float32).tolist() == [1, 2]
+    assert len(found.raw_data) == 1
