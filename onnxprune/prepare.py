@@ -14,11 +14,13 @@ import onnx_graphsurgeon as gs
 from onnxprune.copies import take_out_copies
 from onnxprune.fold import evaluate
 from onnxprune.links import Shape
+from onnxprune.lower import lower_conditions, lower_permutations
 from onnxprune.model import Model
 from onnxprune.ops import Node, Value
 from onnxprune.ops.pad import expansion_of
 from onnxprune.ops.recurrent import leave_out_zero_states
 from onnxprune.ops.reshape import target_of
+from onnxprune.sequences import unroll
 from onnxprune.shapes import SMALL, Shapes, infer
 from onnxprune.tidy import tidy
 
@@ -36,12 +38,20 @@ def prepare(model: Model) -> Shapes:
     tidy(graph)
     take_out_copies(graph)
     _fold_weights(graph)
+    lower_conditions(graph)
     shapes = infer(graph)
     _fold_fixed(graph, shapes)
     leave_out_zero_states(graph)
+    if unroll(graph, shapes):
+        tidy(graph)
+        take_out_copies(graph)
+        shapes = infer(graph)
+        _fold_fixed(graph, shapes)
     _write_targets(graph, shapes)
     _one_reader_each(graph, shapes)
     tidy(graph)
+    if lower_permutations(graph, shapes):
+        tidy(graph)
     return shapes
 
 
@@ -50,6 +60,7 @@ def _replace(node: gs.Node, values: list[np.ndarray]) -> None:
         if tensor.name:
             tensor.inputs.clear()
             tensor.to_constant(np.ascontiguousarray(value) if value.ndim else value)
+    node.inputs.clear()  # else it stays a reader of them
 
 
 def _is_output(graph: gs.Graph, node: gs.Node) -> bool:

@@ -241,7 +241,6 @@ def test_an_unknown_op_freezes_what_it_touches_and_says_so():
 @pytest.mark.parametrize(
     ("op", "shapes"),
     [
-        ("h = LRN<size=3>(a)", {}),
         ("h = MeanVarianceNormalization<axes=[1]>(a)", {}),
         ("l, i = TopK<axis=1>(a, six)  h = Add(a, l)", {}),
         ("m = ReduceMax(whole, axes)  f = Cast<to=1>(m)  h = Add(a, f)", {}),

@@ -8,6 +8,7 @@ from onnxprune.ops import (  # noqa: F401 - imported for their registrations
     conv,
     create,
     elementwise,
+    frozen,
     integers,
     join,
     linear,
@@ -19,7 +20,9 @@ from onnxprune.ops import (  # noqa: F401 - imported for their registrations
     reduce,
     reshape,
     resize,
+    scatter,
     select,
+    space,
 )
 from onnxprune.ops.forms import FORMS
 from onnxprune.ops.registry import REPAIRS, RULES, Kept, Node, Unknown, Value

@@ -13,6 +13,8 @@ from blocks import (
     reduce,
     reshape,
     resize,
+    scatter,
+    space,
     unruled,
 )
 from blocks.registry import BLOCKS, Block
@@ -32,5 +34,7 @@ __all__ = [
     "reduce",
     "reshape",
     "resize",
+    "scatter",
+    "space",
     "unruled",
 ]

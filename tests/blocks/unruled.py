@@ -5,7 +5,6 @@ from onnx import TensorProto, helper
 from sketch import Sketch, Value
 
 from blocks.registry import block
-from blocks.ways import roomy
 
 
 @block("CumSum", on="any")
@@ -21,46 +20,6 @@ def top(g: Sketch, x: Value) -> Value:
     axis = g.number(1, x.rank - 1)
     count = g.number(1, min(x.shape[axis], 3))
     return g.ops("TopK", x, g.ints(count), count=2, axis=axis)[0]
-
-
-@block("LRN", on="image", rare=True)
-def local_response(g: Sketch, x: Value) -> Value:
-    if len(x.space) != 2:
-        return g.op("Identity", x)
-    return g.op("LRN", x, size=3, alpha=0.1, beta=0.5)
-
-
-@block("Trilu", on="tokens", since=14, rare=True)
-def triangle(g: Sketch, x: Value) -> Value:
-    return g.op("Trilu", x, upper=0)
-
-
-@block("ReverseSequence", on="image", rare=True)
-def reverse(g: Sketch, x: Value) -> Value:
-    """Backwards along the channels, each sample by the same length."""
-    size = g.op("Shape", x)
-    batch = g.op("Slice", size, g.ints(0), g.ints(1), g.ints(0))
-    lengths = g.op("Expand", g.ints(max(1, x.channels - 1)), batch, shape=(x.shape[0],))
-    return g.op("ReverseSequence", x, lengths, batch_axis=0, time_axis=1)
-
-
-@block("GridSample", on="image", since=16, rare=True)
-def grid_sample(g: Sketch, x: Value) -> Value:
-    if len(x.space) != 2 or g.dynamic:
-        return g.op("Identity", x)
-    x = roomy(g, x)
-    grid = g.constant(g.uniform((x.shape[0], 3, 3, 2), -0.9, 0.9), "grid")
-    return g.op("GridSample", x, grid, align_corners=1, shape=(*x.shape[:2], 3, 3))
-
-
-@block("ScatterElements", on="any", rare=True)
-def scatter(g: Sketch, x: Value) -> Value:
-    """Not reached by the batch: adds a constant to the first row of a bias."""
-    shape = x.shape[1:]
-    indices = g.constant(np.zeros((1, *shape[1:]), np.int64), "indices")
-    updates = g.constant(g.random((1, *shape[1:]), 0.5), "updates")
-    bias = g.op("ScatterElements", g.constant(g.random(shape, 0.3), "bias"), indices, updates, axis=0)
-    return g.op("Add", x, bias, layout=x.layout)
 
 
 @block("If", on="any", rare=True)
