@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 from onnx.defs import OpSchema
+from onnx.shape_inference import InferenceError, infer_node_outputs
 
 Sizes = tuple[int, ...]
 
@@ -40,13 +41,26 @@ class Call:
 
     def shape(self, number: int) -> Sizes:
         """Sizes of input `number`; Silent where they are not known, or the input is absent."""
-        given = self._context.get_input_type(number) if self.has(number) else None
-        if given is None or not given.tensor_type.HasField("shape"):
-            raise Silent
-        axes = given.tensor_type.shape.dim
-        if not all(axis.HasField("dim_value") for axis in axes):
-            raise Silent
-        return tuple(axis.dim_value for axis in axes)
+        return _sizes(self._context.get_input_type(number) if self.has(number) else None)
+
+    def as_if(self, op: str) -> list[Sizes]:
+        """Sizes of the outputs of ONNX's own op of this name, with the same operands and attributes."""
+        schema = onnx.defs.get_schema(op)
+        names = [f"i{k}" if self.has(k) else "" for k in range(min(self.inputs, len(schema.inputs)))]
+        node = onnx.helper.make_node(op, names, [f"o{k}" for k in range(len(schema.outputs))])
+        given = (self._context.get_attribute(name) for name in schema.attributes)
+        node.attribute.extend(attribute for attribute in given if attribute is not None)
+        types = {name: self._context.get_input_type(k) for k, name in enumerate(names) if name}
+        found = infer_node_outputs(schema, node, types)
+        return [_sizes(found[name]) for name in node.output if name in found]
+
+
+def _sizes(given: onnx.TypeProto | None) -> Sizes:
+    known = given is not None and given.tensor_type.HasField("shape")
+    axes = given.tensor_type.shape.dim if given is not None else ()
+    if not known or not all(axis.HasField("dim_value") for axis in axes):
+        raise Silent
+    return tuple(axis.dim_value for axis in axes)
 
 
 ShapeOf = Callable[[Call], "list[Sizes] | list[Sizes | None]"]
@@ -93,7 +107,7 @@ def _schema(domain: str, op: str) -> OpSchema:
         element = context.get_input_type(source).tensor_type.elem_type if call.has(source) else 0
         try:
             found: list[Sizes | None] = [*function(call)]
-        except Silent:
+        except (Silent, InferenceError, ArithmeticError, LookupError, ValueError):
             found = []
         for number in range(context.get_num_outputs()):
             sizes = found[number] if number < len(found) else None

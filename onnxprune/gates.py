@@ -22,7 +22,7 @@ from onnxprune.labels import Labels
 from onnxprune.links import At
 from onnxprune.model import OWN_DOMAIN, Model
 from onnxprune.ops import FORMS
-from onnxprune.ops.forms import Build, Form
+from onnxprune.ops.forms import OPERANDS, Build, Form
 from onnxprune.reading import operand
 from onnxprune.tidy import tidy
 
@@ -69,10 +69,9 @@ def insert(groups: Groups, latents: Mapping[str, np.ndarray]) -> int:
         by_operand: dict[str, list[At]] = {}
         for at in [*links.summed, *links.measured] if links is not None else ():
             by_operand.setdefault(at.operand, []).append(at)
+        key = (groups.nodes[number].domain, groups.nodes[number].op)
         for name, sites in by_operand.items():
-            form = (
-                FORMS.get((groups.nodes[number].domain, groups.nodes[number].op)) if name == "in0" else None
-            )
+            form = FORMS.get(key) if name == OPERANDS.get(key, "in0") else None
             if form is not None:
                 inserter.take_form(number, sites, form)
             else:

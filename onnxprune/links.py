@@ -48,7 +48,7 @@ class Frozen:
 class Grid:
     """removed(whole[i, j, ...]) = removed(factors[0][i]) or removed(factors[1][j]) or ..."""
 
-    whole: At
+    whole: Place
     factors: tuple[Place, ...]
 
 

@@ -195,7 +195,7 @@ def proto(g: Sketch, outputs: Sequence[Value]) -> onnx.ModelProto:
         value_info=[info(g, value) for value in {v.name: v for v in g.noted}.values() if value.name in inner],
     )
     model = helper.make_model(graph, opset_imports=g.opsets, producer_name="onnxprune-tests")
-    model.ir_version = helper.find_min_ir_version_for(g.opsets)
+    model.ir_version = helper.find_min_ir_version_for(g.opsets, ignore_unknown=True)
     return model
 
 

@@ -138,7 +138,7 @@ def test_numbers_of_heads_that_do_not_fit_freeze():
 
 TURNED = """net (float[N,4,5] x, int64[N,4] p) => (float[N,4,2] y) {
     q = MatMul(x, wq)
-    t = RotaryEmbedding<num_heads: int = 2, interleaved: int = INTER, rotary_embedding_dim: int = DIM>(q, cosines, sines, p)
+    t = RotaryEmbedding<num_heads: int=2, interleaved: int=INTER, rotary_embedding_dim: int=DIM>(q, cosines, sines, p)
     y = MatMul(t, wo)
 }"""
 

@@ -12,6 +12,8 @@ from onnxprune.ops import (  # noqa: F401 - imported for their registrations
     integers,
     join,
     linear,
+    microsoft,
+    microsoft_attention,
     norm,
     pad,
     pool,

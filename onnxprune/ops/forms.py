@@ -118,18 +118,24 @@ class Form:
 
 Build = Callable[[Form], None]
 FORMS: dict[tuple[str, str], Build] = {}
+OPERANDS: dict[tuple[str, str], str] = {}
+"""Which operand `w` lies on, where that is not the first."""
+
 WHOLE_NUMBERS: set[tuple[str, str]] = set()
 """Ops whose gated form is exact on whole numbers; others compute with fractions, of which these have none."""
 
 
-def gated(*ops: str, domain: str = "", whole_numbers: bool = False) -> Callable[[Build], Build]:
-    """Registers the gated form of these ops, for the axes of their first input that are summed or measured."""
+def gated(
+    *ops: str, domain: str = "", operand: str = "in0", whole_numbers: bool = False
+) -> Callable[[Build], Build]:
+    """Registers the gated form of these ops, for the axes of this operand that are summed or measured."""
 
     def register(build: Build) -> Build:
         for op in ops:
             if (domain, op) in FORMS:
                 raise ValueError(f"{op} has two gated forms")
             FORMS[domain, op] = build
+            OPERANDS[domain, op] = operand
         if whole_numbers:
             WHOLE_NUMBERS.update((domain, op) for op in ops)
         return build

@@ -18,14 +18,18 @@ def gemm(node: Node) -> str:
 
 @axes("MatMul")
 def matmul(node: Node) -> str:
-    a, b = node.shape(0), node.shape(1)
+    left, right, out = (" ".join(side) for side in product(node.shape(0), node.shape(1)))
+    return f"{left}, {right} -> {out}"
+
+
+def product(a: tuple[int | None, ...], b: tuple[int | None, ...]) -> tuple[list[str], list[str], list[str]]:
+    """Names of the axes of a matrix product's operands, of these shapes, and of its result."""
     rank = max(len(a), len(b))
     left = _batch(a, rank) + (["m", "k"] if len(a) > 1 else ["k"])
     right = _batch(b, rank) + (["k", "n"] if len(b) > 1 else ["k"])
     batch = [f"b{axis}" for axis in range(rank - 2)]
     out = [_wider(name, a, b, axis, rank) for axis, name in enumerate(batch)]
-    out += ["m"] * (len(a) > 1) + ["n"] * (len(b) > 1)
-    return f"{' '.join(left)}, {' '.join(right)} -> {' '.join(out)}"
+    return left, right, out + ["m"] * (len(a) > 1) + ["n"] * (len(b) > 1)
 
 
 def _batch(shape: tuple[int | None, ...], rank: int) -> list[str]:

@@ -90,17 +90,16 @@ def mean_variance_normalization(node: Node) -> str:
 # ---- over the open channels
 
 
-def _normalised(form: Form, x: str, mean: Callable[[str], str]) -> str:
-    centred = form.op("Sub", x, mean(x))
-    variance = form.op("Add", mean(form.op("Mul", centred, centred)), _epsilon(form))
-    return form.op("Div", centred, form.op("Sqrt", variance))
+def normalised(
+    form: Form, x: str, mean: Callable[[str], str], *, centre: bool = True, epsilon: float = 1e-5
+) -> str:
+    """x less its mean (if `centre`), over the root of its mean square; `epsilon` where the node gives none."""
+    x = form.op("Sub", x, mean(x)) if centre else x
+    square = form.op("Add", mean(form.op("Mul", x, x)), form.constant(form.node.attr("epsilon", epsilon)))
+    return form.op("Div", x, form.op("Sqrt", square))
 
 
-def _epsilon(form: Form) -> str:
-    return form.constant(form.node.attr("epsilon", 1e-5))
-
-
-def _affine(form: Form, y: str, scale: str, bias: str) -> str:
+def affine(form: Form, y: str, scale: str, bias: str) -> str:
     scaled = form.op("Mul", y, scale) if scale else y
     return form.op("Add", scaled, bias) if bias else scaled
 
@@ -114,21 +113,17 @@ def of_open_entries(form: Form) -> None:
     if wide:
         form.element = TensorProto.FLOAT
         x = form.op("Cast", x, to=form.element)
-    if node.op == "LayerNormalization":
-        y = _normalised(form, x, lambda v: form.mean(v, _over(node)))
-    else:
-        square = form.op("Add", form.mean(form.op("Mul", x, x), _over(node)), _epsilon(form))
-        y = form.op("Div", x, form.op("Sqrt", square))
+    y = normalised(form, x, lambda v: form.mean(v, _over(node)), centre=node.op == "LayerNormalization")
     y = form.op("Cast", y, to=given) if wide else y
-    form.result(_affine(form, y, scale, bias))
+    form.result(affine(form, y, scale, bias))
 
 
 @gated("InstanceNormalization")
 def of_open_positions(form: Form) -> None:
     rank = len(form.node.shape())
-    y = _normalised(form, form.inputs[0], lambda v: form.mean(v, range(2, rank)))
+    y = normalised(form, form.inputs[0], lambda v: form.mean(v, range(2, rank)))
     column = form.constant([-1, *[1] * (rank - 2)])
-    form.result(_affine(form, y, *(form.op("Reshape", p, column) for p in form.inputs[1:])))
+    form.result(affine(form, y, *(form.op("Reshape", p, column) for p in form.inputs[1:])))
 
 
 @gated("GroupNormalization")
@@ -137,13 +132,13 @@ def of_open_group_members(form: Form) -> None:
     groups, channels = node.attr("num_groups", 1), node.shape()[1]
     split = form.constant([0, groups, channels // groups, -1])
     mask = form.op("Reshape", form.mask, form.constant([1, groups, channels // groups, 1]))
-    y = _normalised(
+    y = normalised(
         form,
         form.op("Reshape", x, split),
         lambda v: form.mean_of(form.op("Mul", v, mask), mask, (2, 3), (2,)),
     )
     per = form.constant([1, groups, channels // groups if node.opset >= 21 else 1, 1])
-    y = _affine(form, y, form.op("Reshape", scale, per), form.op("Reshape", bias, per))
+    y = affine(form, y, form.op("Reshape", scale, per), form.op("Reshape", bias, per))
     form.result(form.op("Reshape", y, form.op("Shape", x)))
 
 
