@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune import scopes
 from onnxprune.groups import Groups
 from onnxprune.labels import Labels
 from onnxprune.links import Place, Virtual
@@ -121,7 +122,7 @@ class CostModel:
 
 def _weights(groups: Groups) -> Any:
     """Every weight as (entries on unlabelled axes, labelled axes)."""
-    for tensor in groups.model.graph.tensors().values():
+    for tensor in scopes.tensors(groups.model.graph).values():
         if isinstance(tensor, gs.Constant) and is_weight(tensor):
             axes = groups.labels.get(tensor.name, [None] * len(tensor.shape))
             plain = prod(size for size, labels in zip(tensor.shape, axes, strict=True) if labels is None)

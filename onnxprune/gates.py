@@ -21,9 +21,10 @@ from onnxprune.groups import Groups
 from onnxprune.labels import Labels
 from onnxprune.links import At
 from onnxprune.model import OWN_DOMAIN, Model
-from onnxprune.ops import FORMS
+from onnxprune.ops import FORMS, Node, Value
 from onnxprune.ops.forms import OPERANDS, Build, Form
 from onnxprune.reading import operand
+from onnxprune.scopes import graphs
 from onnxprune.tidy import tidy
 
 DOMAIN = OWN_DOMAIN
@@ -64,7 +65,7 @@ def insert(groups: Groups, latents: Mapping[str, np.ndarray]) -> int:
         function = gate_function(graph.opset)
         graph.functions.append(OnnxImporter.import_function(function, model_opset=graph.opset))
     inserter = _Inserter(groups, latents)
-    nodes = []
+    placed: dict[int, list[gs.Node]] = {id(scope): [] for scope in graphs(graph)}
     for number, links in enumerate(groups.links):
         by_operand: dict[str, list[At]] = {}
         for at in [*links.summed, *links.measured] if links is not None else ():
@@ -76,12 +77,11 @@ def insert(groups: Groups, latents: Mapping[str, np.ndarray]) -> int:
                 inserter.take_form(number, sites, form)
             else:
                 inserter.gate_operand(number, sites)
-        nodes += [
-            *inserter.nodes,
-            groups.nodes[number].raw,
-        ]  # before the first reader: the order stays the model's own
-        inserter.nodes.clear()
-    graph.nodes = nodes
+        placed[id(groups.nodes[number].graph)] += [*inserter.gates, groups.nodes[number].raw]
+        inserter.gates.clear()
+    for scope in list(graphs(graph)):
+        scope.nodes = placed[id(scope)]
+    graph.nodes = [*inserter.layout, *graph.nodes]
     return inserter.count
 
 
@@ -89,12 +89,16 @@ def insert(groups: Groups, latents: Mapping[str, np.ndarray]) -> int:
 class _Inserter:
     groups: Groups
     latents: Mapping[str, np.ndarray]
-    nodes: list[gs.Node] = field(default_factory=list)
+    gates: list[gs.Node] = field(default_factory=list)
+    """Of the node at hand, to go right before it."""
+    layout: list[gs.Node] = field(default_factory=list)
+    """What lays latents out; it stands in the outermost graph, where every body can read it."""
     count: int = 0
-    gated: dict[tuple[str, tuple[int, ...]], gs.Variable] = field(default_factory=dict)
+    gated: dict[tuple[int, str, tuple[int, ...]], gs.Variable] = field(default_factory=dict)
     initializers: dict[int, gs.Constant] = field(default_factory=dict)
     laid_out: dict[tuple[bytes, tuple[int, ...]], gs.Tensor] = field(default_factory=dict)
     functions: dict[bytes, str] = field(default_factory=dict)
+    captured: dict[str, gs.Tensor] = field(default_factory=dict)
 
     def take_form(self, number: int, sites: list[At], build: Build) -> None:
         """Makes a node a call of its gated form on all the axes that it sums or measures."""
@@ -111,7 +115,7 @@ class _Inserter:
         form = Form(node, self._element(value.raw), axes)
         build(form)
         raw = node.raw
-        raw.inputs.append(weight)
+        raw.inputs.append(self._within(node, weight))
         if raw.domain:
             raw.attrs["domain"] = raw.domain
         raw.op, raw.domain = self._function(form), DOMAIN
@@ -158,21 +162,33 @@ class _Inserter:
         axes = self._live(number, sites)
         tensor: gs.Tensor = value.raw
         for k in range(len(axes)):
-            key = (value.name, tuple(axes[: k + 1]))
+            key = (id(node.graph), value.name, tuple(axes[: k + 1]))
             if key not in self.gated:
-                self.gated[key] = self._gate(tensor, value.name, axes[k], len(value.sizes or ()))
+                self.gated[key] = self._gate(tensor, value, axes[k], node)
             tensor = self.gated[key]
         if axes:
             node.raw.inputs[int(sites[0].operand[2:])] = tensor
 
-    def _gate(self, tensor: gs.Tensor, name: str, axis: int, rank: int) -> gs.Variable:
-        weight = self._latent(self._labels(name, axis), 0, rank - axis - 1)
-        stem = f"{PREFIX}{name}/{axis}"
+    def _gate(self, tensor: gs.Tensor, value: Value, axis: int, node: Node) -> gs.Variable:
+        weight = self._latent(self._labels(value.name, axis), 0, len(value.sizes or ()) - axis - 1)
+        stem = f"{PREFIX}{value.name}/{axis}"
+        if node.graph is not self.groups.model.graph:
+            stem += f"/{node.graph.name}_{self.count}"
         out = gs.Variable(f"{stem}/out", dtype=tensor.dtype, shape=getattr(tensor, "shape", None))
         attributes = {"to": self._element(tensor)}
-        self.nodes.append(gs.Node("Gate", stem, attributes, [tensor, weight], [out], domain=DOMAIN))
+        inputs = [tensor, self._within(node, weight)]
+        self.gates.append(gs.Node("Gate", stem, attributes, inputs, [out], domain=DOMAIN))
         self.count += 1
         return out
+
+    def _within(self, node: Node, weight: gs.Tensor) -> gs.Tensor:
+        """The weight as a node can read it: an initializer that a body reads would be copied into the body."""
+        if node.graph is self.groups.model.graph or not isinstance(weight, gs.Constant):
+            return weight
+        key = weight.name
+        if key not in self.captured:
+            self.captured[key] = self._node("Identity", f"{weight.name}/captured", [weight], {})
+        return self.captured[key]
 
     def _latent(self, labels: Labels, leading: int, trailing: int) -> gs.Tensor:
         """The gates of an axis with these labels, between so many axes of one entry."""
@@ -221,7 +237,7 @@ class _Inserter:
 
     def _node(self, op: str, name: str, inputs: list[gs.Tensor], attributes: dict[str, int]) -> gs.Variable:
         out = gs.Variable(f"{name}/out", dtype=np.dtype(np.float32))
-        self.nodes.append(gs.Node(op, name, attributes, inputs, [out]))
+        self.layout.append(gs.Node(op, name, attributes, inputs, [out]))
         return out
 
     def _initializer(self, number: int) -> gs.Constant:
@@ -244,7 +260,7 @@ def set_latents(gated: onnx.ModelProto, latents: Mapping[str, np.ndarray]) -> No
 
 def is_gated(model: Model) -> bool:
     """Whether the model holds gate nodes."""
-    return any(node.domain == DOMAIN for node in model.graph.nodes)
+    return any(node.domain == DOMAIN for scope in graphs(model.graph) for node in scope.nodes)
 
 
 def is_form(node: gs.Node) -> bool:
@@ -260,7 +276,16 @@ def strip(model: Model) -> dict[str, np.ndarray]:
         for tensor in graph.tensors().values()
         if isinstance(tensor, gs.Constant) and tensor.name.startswith(PREFIX) and not _is_layout(tensor)
     }
-    for node in list(graph.nodes):
+    for scope in list(graphs(graph)):
+        _strip_scope(scope)
+    graph.functions = [function for function in graph.functions if function.domain != DOMAIN]
+    tidy(graph)
+    _restore_header(model)
+    return latents
+
+
+def _strip_scope(graph: gs.Graph) -> None:
+    for node in graph.nodes:
         if is_form(node):
             node.inputs.pop()
             node.op = node.op.removeprefix("Gated").split("_")[0]
@@ -274,10 +299,6 @@ def strip(model: Model) -> dict[str, np.ndarray]:
             node.inputs.clear()
             node.outputs.clear()
     graph.nodes = [node for node in graph.nodes if not (node.op == "Gate" and node.domain == DOMAIN)]
-    graph.functions = [function for function in graph.functions if function.domain != DOMAIN]
-    tidy(graph)
-    _restore_header(model)
-    return latents
 
 
 def _is_layout(tensor: gs.Constant) -> bool:

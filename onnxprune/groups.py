@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune import scopes
 from onnxprune.labels import Atoms, Labels, solve
 from onnxprune.links import Links, Place, Virtual
 from onnxprune.model import Model
@@ -175,7 +176,7 @@ def _collect(groups: Groups) -> tuple[Group, ...]:
     for atom in chosen.tolist():
         by_signature.setdefault(int(signature[atom]), []).append(atom)
     members = _members(groups, places)
-    tensors = groups.model.graph.tensors()
+    tensors = scopes.tensors(groups.model.graph)
     taken: set[str] = set()
     found_groups = []
     for group_atoms in by_signature.values():

@@ -13,6 +13,7 @@ from onnxprune.links import At, Frozen, Links, Place, Shape, Virtual
 from onnxprune.model import Model
 from onnxprune.ops import FORMS, RULES, Node, Unknown, Value
 from onnxprune.ops.forms import WHOLE_NUMBERS
+from onnxprune.scopes import bodies, graphs
 from onnxprune.shapes import Shapes
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -64,9 +65,7 @@ class Reading:
             self._freeze_value(self._value(tensor), f"'{tensor.name}' is an input of the model", "input")
         for tensor in graph.outputs:
             self._freeze_value(self._value(tensor), f"'{tensor.name}' is an output of the model", "output")
-        self.nodes += [
-            self._node(raw) for raw in graph.nodes
-        ]  # all values, before a subgraph names some of them
+        self.nodes += [self._node(raw, scope) for scope in graphs(graph) for raw in scope.nodes]
         for number, node in enumerate(self.nodes):
             self.links.append(self._links(node))
             self._state(number)
@@ -83,10 +82,10 @@ class Reading:
             ]
         return self.values[tensor.name]
 
-    def _node(self, raw: gs.Node) -> Node:
+    def _node(self, raw: gs.Node, scope: gs.Graph) -> Node:
         inputs = tuple(self._value(tensor) for tensor in raw.inputs)
         outputs = tuple(self._value(tensor) for tensor in raw.outputs)
-        return Node(raw.op, raw.name, self.model.graph.opset, inputs, outputs, raw, self.model.graph)
+        return Node(raw.op, raw.name, self.model.graph.opset, inputs, outputs, raw, scope)
 
     def _because(self, text: str, op: str) -> int:
         self.reasons.append(Reason(text, op))
@@ -103,6 +102,9 @@ class Reading:
 
     def _links(self, node: Node) -> Links | None:
         """What the node's rule says; None and everything frozen where there is none or it does not apply."""
+        if bodies(node.raw):
+            self._enter(node)
+            return None
         rule = RULES.get((node.domain, node.op))
         if rule is None:
             self._freeze_node(node, "has no axis rule")
@@ -119,15 +121,34 @@ class Reading:
         return None
 
     def _freeze_node(self, node: Node, text: str) -> None:
-        touched = [*node.inputs, *node.outputs]
-        for attribute in node.raw.attrs.values():
-            if isinstance(attribute, gs.Graph):
-                touched += [self.values.get(name) for name in attribute.tensors()]
-                touched += [
-                    self.values.get(n) for g in attribute.subgraphs(recursive=True) for n in g.tensors()
-                ]
-        for value in touched:
+        for value in (*node.inputs, *node.outputs):
             self._freeze_value(value, f"{node.op} '{node.name}': {text}", node.op)
+
+    def _enter(self, node: Node) -> None:
+        """The nodes of a body are read like all others; what an If hands out is what its branches make, and what a loop
+        hands in and out stays.
+        """
+        if node.op == "If" and not node.domain:
+            for body in bodies(node.raw):
+                for out, made in zip(node.outputs, body.outputs, strict=True):
+                    self._tie(node, out, self._value(made))
+            return
+        self._freeze_node(node, "hands it through its body")
+        for body in bodies(node.raw):
+            for tensor in (*body.inputs, *body.outputs):
+                text = f"{node.op} '{node.name}': hands it through its body"
+                self._freeze_value(self._value(tensor), text, node.op)
+
+    def _tie(self, node: Node, a: Value | None, b: Value | None) -> None:
+        """One value under two names."""
+        if a is None or b is None:
+            return
+        if a.shape is not None and a.sizes == b.sizes:
+            pairs = zip(self.labels[a.name], self.labels[b.name], strict=True)
+            self.statements.equal += [(x, y) for x, y in pairs if x is not None and y is not None]
+            return
+        for value in (a, b):
+            self._freeze_value(value, f"{node.op} '{node.name}': its branches differ in shape", node.op)
 
     def _state(self, number: int) -> None:
         """Translates the node's statements into labels."""

@@ -17,6 +17,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onn
 from onnxprune.errors import ModelError
 from onnxprune.fold import evaluate
 from onnxprune.foreign import taught
+from onnxprune.scopes import graphs
 
 Pair = tuple[int, int]
 """An axis's size at the two bindings of the dynamic sizes; equal where it is static."""
@@ -92,6 +93,9 @@ class _Binding:
         self.batch_names = {name for name in first if isinstance(name, str)}
         self.inputs = [self._input(tensor) for tensor in graph.inputs]
         self.constants: dict[str, np.ndarray] = {}
+        for body in list(graphs(graph))[1:]:
+            held = [tensor for tensor in body.tensors().values() if isinstance(tensor, gs.Constant)]
+            self.shapes.update({tensor.name: tuple(tensor.shape) for tensor in held})
         for tensor in graph.tensors().values():
             if isinstance(tensor, gs.Constant):
                 self.shapes[tensor.name] = tuple(tensor.shape)
@@ -144,12 +148,19 @@ class _Binding:
             raise ModelError(
                 f"the shapes of the model contradict each other: {' '.join(str(reason).split())}"
             ) from None
-        for info in (*inferred.value_info, *inferred.output):
-            if info.type.tensor_type.elem_type:
-                self.types[info.name] = info.type.tensor_type.elem_type
-            shape = info.type.tensor_type.shape
-            if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in shape.dim):
-                self.shapes[info.name] = tuple(d.dim_value for d in shape.dim)
+        waiting = [inferred]
+        while waiting:
+            graph = waiting.pop()
+            waiting += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+            for info in (*graph.value_info, *graph.output):
+                self._take(info)
+
+    def _take(self, info: onnx.ValueInfoProto) -> None:
+        if info.type.tensor_type.elem_type:
+            self.types[info.name] = info.type.tensor_type.elem_type
+        shape = info.type.tensor_type.shape
+        if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in shape.dim):
+            self.shapes[info.name] = tuple(d.dim_value for d in shape.dim)
 
     def _evaluate(self) -> None:
         known: dict[str, np.ndarray] = self.constants | self.values
@@ -180,7 +191,14 @@ SILENT = {"GroupNormalization"}
 
 
 def _telling(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A node that inference understands, of the same shape."""
+    """A node that inference understands, of the same shape; what bodies declare of values is from outside this binding."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            del attribute.g.value_info[:]
+            for out in attribute.g.output:
+                out.type.tensor_type.ClearField("shape")
+            for inner in attribute.g.node:
+                _telling(inner)
     if node.op_type in SILENT and not node.domain:
         return onnx.helper.make_node("Identity", node.input[:1], node.output[:1], node.name)
     return node

@@ -71,7 +71,8 @@ class Value:
 class Sketch:
     """Nodes and initializers so far, and the values that later blocks may read (`pool`, newest last).
 
-    `overridable`: initializers that are graph inputs as well; `noted`: values whose shape the file states.
+    `overridable`: initializers that are graph inputs as well; `noted`: values whose shape the file states; `moved`: how
+    many nodes and initializers went into bodies.
     """
 
     choose: Choices
@@ -85,6 +86,7 @@ class Sketch:
     weights: dict[tuple[int, ...], list[Value]] = field(default_factory=dict)
     overridable: set[str] = field(default_factory=set)
     noted: list[Value] = field(default_factory=list)
+    moved: int = 0
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
@@ -105,7 +107,7 @@ class Sketch:
     # ------------------------------------------------------------------ constants
 
     def fresh(self, kind: str) -> str:
-        return f"{kind.lower()}_{len(self.nodes) + len(self.constants) + len(self.inputs)}"
+        return f"{kind.lower()}_{len(self.nodes) + len(self.constants) + len(self.inputs) + self.moved}"
 
     def constant(self, array: ArrayLike, kind: str = "const", *, node: bool | None = None) -> Value:
         """An initializer or a Constant node holding the array."""

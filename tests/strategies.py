@@ -162,7 +162,7 @@ def head(g: Sketch, x: Value) -> Value:
 
 def finished(g: Sketch) -> onnx.ModelProto:
     """Outputs for what nobody reads (mostly through a last layer), then the ModelProto."""
-    read = {name for node in g.nodes for name in node.input}
+    read = reads(g.nodes)
     loose = [value for value in g.pool if value.name not in read]
     inner = [value for value in g.pool if value.name in read and value not in g.inputs]
     outputs: list[Value] = []
@@ -176,8 +176,14 @@ def finished(g: Sketch) -> onnx.ModelProto:
     return proto(g, outputs)
 
 
+def reads(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    """Names of all that nodes read, in their bodies as well."""
+    inner = [attribute.g.node for node in nodes for attribute in node.attribute if attribute.HasField("g")]
+    return {name for node in nodes for name in node.input} | {name for body in inner for name in reads(body)}
+
+
 def proto(g: Sketch, outputs: Sequence[Value]) -> onnx.ModelProto:
-    read = {name for node in g.nodes for name in node.input}
+    read = reads(g.nodes)
     made = {name for node in g.nodes for name in node.output}
     inner = made - {value.name for value in outputs}
     tensors = [tensor for name, tensor in g.constants.items() if name in read - made]

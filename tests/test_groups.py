@@ -5,6 +5,7 @@ from onnx import helper
 from onnx_text import RELU
 from small_models import conv_net
 from strategies import random_model
+from test_law import both_sides
 from text_nets import analysed, because, net, sizes
 
 from onnxprune import groups, model
@@ -316,7 +317,7 @@ def test_an_op_that_does_not_fit_its_rule_is_frozen():
     assert "does not fit its axis rule (axis i is both 6 and 5)" in because(found, "w2", 1).pop()
 
 
-def test_values_that_a_subgraph_captures_are_frozen():
+def test_what_an_if_hands_out_is_what_its_branches_make():
     branch = helper.make_graph(
         [helper.make_node("Relu", ["a"], ["inner"])],
         "branch",
@@ -339,7 +340,7 @@ def test_values_that_a_subgraph_captures_are_frozen():
     proto.graph.output.append(helper.make_tensor_value_info("c", 1, ["N", 2, 8, 8]))
     found = analysed(proto)
     assert sizes(found) == {"w3": 4}
-    assert because(found, "w1", 0) == {"If 'if': has no axis rule"}
+    assert because(found, "w1", 0) == {"'z' is an output of the model"}
 
 
 def looped() -> onnx.ModelProto:
@@ -370,13 +371,13 @@ def looped() -> onnx.ModelProto:
     return proto
 
 
-def test_values_that_a_loop_captures_are_frozen():
+def test_what_a_loop_carries_is_frozen():
     found = analysed(looped())
     assert not sizes(found)
-    assert because(found, "w1", 0) == {"Loop 'loop': has no axis rule"}
+    assert because(found, "w1", 0)
 
 
-def test_weights_that_only_a_subgraph_reads_are_frozen():
+def test_weights_that_only_a_body_reads_are_pruned():
     branch = helper.make_graph(
         [helper.make_node("Conv", ["x", "w1"], ["inner"])],
         "branch",
@@ -391,10 +392,13 @@ def test_weights_that_only_a_subgraph_reads_are_frozen():
     proto.graph.node.insert(
         0, helper.make_node("If", ["flag"], ["h"], name="if", then_branch=branch, else_branch=branch)
     )
-    assert not sizes(analysed(proto))
+    ((name, size),) = sizes(analysed(proto)).items()
+    assert size == 6
+    for checked in both_sides(proto, {name: (1, 4)}):
+        assert checked.equal
 
 
-def test_a_weight_that_a_subgraph_reads_before_the_main_graph_does_is_frozen():
+def test_a_weight_that_a_body_reads_before_the_main_graph_does_is_gated_in_both():
     branch = helper.make_graph(
         [helper.make_node("ReduceSum", ["w1"], ["inner"], keepdims=0)],
         "branch",
@@ -409,7 +413,9 @@ def test_a_weight_that_a_subgraph_reads_before_the_main_graph_does_is_frozen():
     proto.graph.node.insert(
         0, helper.make_node("If", ["flag"], ["z"], name="if", then_branch=branch, else_branch=branch)
     )
-    assert not sizes(analysed(proto))
+    assert sizes(analysed(proto)) == {"w1": 64}
+    for checked in both_sides(proto, {"w1": (1, 5, 40)}):
+        assert checked.equal
 
 
 def test_a_tensor_of_unknown_rank_freezes_what_meets_it():

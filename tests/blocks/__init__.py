@@ -3,6 +3,7 @@
 from blocks import (
     activation,
     attention,
+    control,
     conv,
     elementwise,
     join,
@@ -25,6 +26,7 @@ __all__ = [
     "Block",
     "activation",
     "attention",
+    "control",
     "conv",
     "elementwise",
     "join",
