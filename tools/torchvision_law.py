@@ -11,8 +11,6 @@ Exports and finished results stay in the cache folder, so an interrupted run con
 import argparse
 import json
 import logging
-import resource
-import subprocess
 import sys
 import time
 import warnings
@@ -20,6 +18,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from zoo_models.processes import Limits, limited
+from zoo_models.steps import peak_mib
 
 if TYPE_CHECKING:
     import torch
@@ -56,41 +57,15 @@ def cases() -> Iterator[Case]:
 
 
 def random_network(name: str, seed: int = 0) -> "torch.nn.Module":
-    """The torchvision network with random parameters of which none is zero, activations O(1) at every depth.
-
-    Convolutions and linear layers are He-scaled; BN gamma ~ U(0.5, 1.5), beta ~ N(0, 0.3); the running
-    statistics are measured on random images and then jittered, so that no BN is an exact whitening.
-    """
+    """The torchvision network with random parameters of which none is zero, its BN statistics measured."""
     import torch
     import torchvision
-    from torch import nn
+    from zoo_models.weights import randomize
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    network: nn.Module = getattr(torchvision.models, name)(weights=None)
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                fan_in = module.weight[0].numel()
-                module.weight.normal_(0, (2 / fan_in) ** 0.5)
-                module.weight[module.weight == 0] = (
-                    1e-3  # a float32 normal is exactly zero once in some millions
-                )
-                if module.bias is not None:
-                    module.bias.normal_(0, 0.2)
-        for norm in norms:
-            norm.weight.uniform_(0.5, 1.5)
-            norm.bias.normal_(0, 0.3)
-            norm.momentum = 1.0  # the running statistics become those of the one batch below
-        network.train()
-        network(torch.randn(8, 3, 128, 128))
-        for norm in norms:
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            norm.running_mean += 0.1 * norm.running_var.sqrt() * torch.randn_like(norm.running_mean)
-            norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.8, 1.25)
-    return network.eval()
+    network: torch.nn.Module = getattr(torchvision.models, name)(weights=None)
+    return randomize(network, lambda: network(torch.randn(8, 3, 128, 128)))
 
 
 def export(case: Case, folder: Path) -> Path:
@@ -160,7 +135,7 @@ def slim(path: Path, ratio: float) -> dict[str, Any]:
         "max_rel_error": result["verified"]["max_rel_error"],
         "core_seconds": result["seconds"],
         "slim_seconds": whole,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mib(),
     }
 
 
@@ -168,20 +143,9 @@ def checked(case: Case, folder: Path, ratio: float, seconds: int, memory_gib: in
     """The result of the case: figures or the error, never an exception; the limits hold for the child."""
     row: dict[str, Any] = {"name": case.name, **asdict(case), "error": None}
     command = [sys.executable, __file__, "--one", str(export(case, folder)), "--ratio", str(ratio)]
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_gib << 30, memory_gib << 30))
-
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, preexec_fn=limit, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {**row, "error": f"no result within {seconds} s"}
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return {**row, "error": last[0]}
-    row |= json.loads(done.stdout)
+    row |= limited(command, Limits(seconds, memory_gib))
+    if row["error"]:
+        return row
     if not row["max_rel_error"] <= MAX_REL_ERROR:
         row["error"] = f"max_rel_error {row['max_rel_error']:.1e} > {MAX_REL_ERROR:.0e}"
     elif not row["macs_kept"] <= MAX_MACS_KEPT:

@@ -86,8 +86,21 @@ def one(step: str, case: Case, args: argparse.Namespace) -> int:
     """The child's part: run one step, print what it found."""
     from zoo_models.steps import STEPS
 
-    print(json.dumps(STEPS[step](case, args.cache / f"{case.name}.onnx", args.ratio)))
+    try:
+        found = STEPS[step](case, args.cache / f"{case.name}.onnx", args.ratio)
+    except Exception as error:  # exporters and peers raise anything; it is a result
+        found = {"error": told(error)}
+    print(json.dumps(found))
     return 0
+
+
+def told(error: BaseException) -> str:
+    """The first line of what went wrong at the bottom of a chain of errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+    text = lines[0] if lines[0].startswith(TRANSIENT) else f"{type(error).__name__}: {lines[0]}"
+    return text[:600]
 
 
 def available(wanted: bool) -> set[str]:

@@ -125,8 +125,7 @@ FULL_DETECTOR_OPSET = 17
 
 def models() -> dict[str, list[str]]:
     """Names of the torch networks of each family."""
-    from zoo_models.language import MODELS
-    from zoo_models.small import OTHERS, RECURRENT
+    from zoo_models import language, others, recurrent
 
     return {
         "torchvision": list(TORCHVISION),
@@ -134,9 +133,9 @@ def models() -> dict[str, list[str]]:
         "detection": [*(f"{name}.raw" for name in RAW), *DETECTION],
         "video": [*VIDEO, "raft_small"],
         "timm": list(TIMM),
-        "transformers": list(MODELS),
-        "recurrent": list(RECURRENT),
-        "others": list(OTHERS),
+        "transformers": list(language.MODELS),
+        "recurrent": list(recurrent.MODELS),
+        "others": list(others.MODELS),
     }
 
 
@@ -193,9 +192,9 @@ def network(case: Case) -> Network:
     torch.set_num_threads(1)
     name = case.model
     if case.family in ("recurrent", "others"):
-        from zoo_models import small
+        from zoo_models import others, recurrent, small
 
-        return small.small_network(name)
+        return small.small_network((recurrent if case.family == "recurrent" else others).MODELS[name])
     if case.family == "transformers":
         from zoo_models import language
 

@@ -57,7 +57,7 @@ def limited(command: Sequence[str], limits: Limits) -> Found:
         with contextlib.suppress(IndexError, json.JSONDecodeError):
             return json.loads(done.stdout.strip().splitlines()[-1])
     last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-    return {"error": (last or [f"exit code {done.returncode}"])[0].removeprefix("RuntimeError: ")[:600]}
+    return {"error": (last or [f"exit code {done.returncode}"])[0][:600]}
 
 
 class Results:

@@ -58,7 +58,7 @@ def onnxprune(case: Case, path: Path, ratio: float) -> dict[str, Any]:
 
     import onnxprune as package
 
-    before = _peak_mib()
+    before = peak_mib()
     started = time.perf_counter()
     try:
         result = package.slim(path, ratio=ratio, by="channels").to_json()
@@ -69,8 +69,8 @@ def onnxprune(case: Case, path: Path, ratio: float) -> dict[str, Any]:
             "max_rel_error": result["verified"]["max_rel_error"],
             "core_seconds": result["seconds"],
             "slim_seconds": time.perf_counter() - started,
-            "peak_mib": _peak_mib(),
-            "peak_above_mib": _peak_mib() - before,
+            "peak_mib": peak_mib(),
+            "peak_above_mib": peak_mib() - before,
             "frozen_by_check": result["frozen"],
         }
     except package.OnnxpruneError as error:
@@ -81,6 +81,8 @@ def onnxprune(case: Case, path: Path, ratio: float) -> dict[str, Any]:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
         found = {"error": f"{type(error).__name__}: {error} ({place})"[:600]}
+    if "error" in found:
+        found["original_runs"] = _runs_by_itself(path)
     try:
         facts = package.inspect(path).to_json()
     except Exception as error:
@@ -95,7 +97,20 @@ def onnxprune(case: Case, path: Path, ratio: float) -> dict[str, Any]:
     }
 
 
-def _peak_mib() -> float:
+def _runs_by_itself(path: Path) -> bool:
+    """Whether the file runs on the inputs that onnxprune draws: if not, there was nothing to compare."""
+    from onnxprune.session import open_session, random_inputs
+
+    try:
+        session = open_session(path)
+        for batch in (2, 3):
+            session.run(None, random_inputs(session, batch=batch, seed=batch))
+    except Exception:
+        return False
+    return True
+
+
+def peak_mib() -> float:
     """Of this process alone: getrusage would count the parent's memory from before the exec."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024

@@ -27,9 +27,12 @@ def _pipelines() -> dict[str, tuple[Any, int]]:
     return {
         "mlp_classifier": (MLPClassifier((32, 24), **quick), 4),
         "mlp_binary": (MLPClassifier((32,), activation="tanh", **quick), 2),
-        "mlp_regressor": (MLPRegressor((32, 24), activation="logistic", **quick), 0),
+        "mlp_regressor": (MLPRegressor(hidden_layer_sizes=(32, 24), activation="logistic", **quick), 0),
         "scaled_mlp": (make_pipeline(StandardScaler(), MLPClassifier((32, 24), **quick)), 4),
-        "pca_mlp": (make_pipeline(StandardScaler(), PCA(8), MLPRegressor((24,), **quick)), 0),
+        "pca_mlp": (
+            make_pipeline(StandardScaler(), PCA(8), MLPRegressor(hidden_layer_sizes=(24,), **quick)),
+            0,
+        ),
         "pca_logistic": (make_pipeline(MinMaxScaler(), PCA(8), LogisticRegression()), 4),
         "svd_ridge": (make_pipeline(TruncatedSVD(8), Ridge()), 0),
     }
