@@ -20,6 +20,7 @@ from onnxprune.ops import Node, Value
 from onnxprune.ops.pad import expansion_of
 from onnxprune.ops.recurrent import leave_out_zero_states
 from onnxprune.ops.reshape import target_of
+from onnxprune.scopes import graphs, one_name_each
 from onnxprune.sequences import unroll
 from onnxprune.shapes import SMALL, Shapes, infer
 from onnxprune.tidy import tidy
@@ -34,7 +35,9 @@ TARGETS = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 def prepare(model: Model) -> Shapes:
     """Prepares the model's graph in place; returns its sizes. Raises ModelError where shapes contradict each other."""
     graph = model.graph
-    _constants_to_initializers(graph)
+    one_name_each(graph)
+    for scope in graphs(graph):
+        _constants_to_initializers(scope)
     tidy(graph)
     take_out_copies(graph)
     _fold_weights(graph)

@@ -191,7 +191,7 @@ SILENT = {"GroupNormalization"}
 
 
 def _telling(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A node that inference understands, of the same shape; what bodies declare of values is from outside this binding."""
+    """A node that inference understands, of the same shape; what bodies declare is of another binding."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             del attribute.g.value_info[:]
