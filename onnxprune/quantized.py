@@ -50,7 +50,6 @@ _UNARY = {
     "QLinearAveragePool": "AveragePool",
     "QLinearGlobalAveragePool": "GlobalAveragePool",
     "QLinearLeakyRelu": "LeakyRelu",
-    "QLinearReduceMean": "ReduceMean",
     "QLinearSigmoid": "Sigmoid",
     "QLinearSoftmax": "Softmax",
 }

@@ -176,8 +176,6 @@ class _Writer:
             unit = self._op("Mul", self._op("Mul", *scales), self._constant(np.float32(alpha)))
             operands.append(self._op("Mul", bias, unit))
         known = onnx.defs.get_schema(form.plain, self.opset).attributes
-        if "axes" in attributes and "axes" not in known:
-            operands.append(self._constant(np.asarray(attributes["axes"], np.int64)))
         kept = {name: value for name, value in attributes.items() if name in known}
         value = self._op(form.plain, *operands, **kept)
         if bias and form.plain == "MatMul":

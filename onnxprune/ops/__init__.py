@@ -15,6 +15,7 @@ from onnxprune.ops import (  # noqa: F401 - imported for their registrations
     microsoft,
     microsoft_attention,
     norm,
+    packed,
     pad,
     pool,
     quantize,

@@ -67,7 +67,8 @@ def quantised_op(node: Node) -> Links:
     if (
         form.operands[0].scale is None and form.operands[0].zero is None
     ):  # quantised within, by the range of all
-        links.measured = [At("in0", axis) for axis in range(len(node.shape()))]
+        over = [At("in0", axis) for axis in range(len(node.shape()))]
+        links.measured = [at for at in over if at not in links.summed]
     return links
 
 
