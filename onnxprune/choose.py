@@ -11,6 +11,7 @@ from onnxprune.cost import BY, CostModel
 from onnxprune.errors import PlanError
 from onnxprune.groups import Group, Groups
 from onnxprune.plan import Plan
+from onnxprune.wiring import fixed_values
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +95,8 @@ def _made(groups: Groups) -> dict[str, set[str]]:
     for group in groups:
         for member in group.members:
             lying.setdefault(member.tensor, set()).add(group.name)
-    fixed = {name for name, value in groups.values.items() if value.is_constant}
+    fixed = fixed_values(groups)
     results: dict[str, set[str]] = {}
-    for (
-        node
-    ) in groups.nodes:  # what is computed from constants alone, such as a dequantised weight, is one as well
-        if node.inputs and all(value is None or value.name in fixed for value in node.inputs):
-            fixed |= {value.name for value in node.outputs if value}
     for node in reversed(groups.nodes):  # readers before what they read
         outputs = [value.name for value in node.outputs if value]
         makes: set[str] = set().union(

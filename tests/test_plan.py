@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from small_models import conv_net
 from text_nets import analysed
@@ -10,7 +11,7 @@ from text_nets import analysed
 from onnxprune import groups, model
 from onnxprune.errors import PlanError
 from onnxprune.groups import Groups
-from onnxprune.plan import FORMAT, Plan, check, fingerprint, load
+from onnxprune.plan import FORMAT, Plan, check, load
 
 KEPT = {"first": np.asarray([0, 3, 5]), "second": np.asarray([15])}
 
@@ -39,9 +40,10 @@ def test_a_plan_survives_its_file(found: Groups, document: dict[str, Any], tmp_p
 
 def test_the_document_names_every_group_its_size_and_what_stays(document: dict[str, Any]):
     assert document["format"] == FORMAT
-    assert document["groups"] == [
-        {"name": "first", "size": 8, "kept": [0, 3, 5]},
-        {"name": "second", "size": 16, "kept": [15]},
+    told = [{key: group[key] for key in ("name", "size", "kept", "weights")} for group in document["groups"]]
+    assert told == [
+        {"name": "first", "size": 8, "kept": [0, 3, 5], "weights": {"16x8x3x3": 1, "8x3x3x3": 1}},
+        {"name": "second", "size": 16, "kept": [15], "weights": {"16x3": 1, "16x8x3x3": 1}},
     ]
 
 
@@ -58,14 +60,37 @@ def test_other_weights_are_the_same_model_to_a_plan(document: dict[str, Any], tm
     assert load(written(tmp_path, document), analysed(conv_net(8, seed=7))).kept
 
 
-@pytest.mark.parametrize("other", [conv_net(9), conv_net(8, classes=3)], ids=["other widths", "the same"])
-def test_a_fingerprint_knows_the_structure_and_nothing_else(found: Groups, other: Any):
-    assert (fingerprint(found) == fingerprint(analysed(other))) is (other == conv_net(8))
-
-
 def test_a_plan_of_another_model_is_refused(document: dict[str, Any], tmp_path: Path):
     with pytest.raises(PlanError, match=r"plan.json: was made for another model"):
         load(written(tmp_path, document), analysed(conv_net(9)))
+
+
+def test_a_refusal_names_the_group_that_the_model_has_not(document: dict[str, Any], tmp_path: Path):
+    said = "the plan has a group of 8 channels 'first' on weights 16x8x3x3, 8x3x3x3, the model none like it"
+    with pytest.raises(PlanError, match=said):
+        load(written(tmp_path, document), analysed(conv_net(9)))
+
+
+def test_a_plan_without_the_model_it_was_made_for_is_refused(
+    document: dict[str, Any], found: Groups, tmp_path: Path
+):
+    del document["model"]
+    with pytest.raises(PlanError, match="malformed"):
+        load(written(tmp_path, document), found)
+
+
+def test_a_group_that_this_export_keeps_whole_is_named(document: dict[str, Any], tmp_path: Path):
+    """The same network, but for an op in the way that has no rule."""
+    proto = conv_net(8)
+    proto.graph.node.insert(4, onnx.helper.make_node("Mix", ["d"], ["m"], name="mix", domain="acme"))
+    proto.graph.node[5].input[0] = "m"
+    proto.opset_import.append(onnx.helper.make_opsetid("acme", 1))
+    kept_whole = groups.find(model.load(proto))
+    assert [group.name for group in kept_whole] == ["first"]
+    with pytest.raises(PlanError, match=r"closes channels of .* 'second' .* which this export .* keeps whole"):
+        load(written(tmp_path, document), kept_whole)
+    document["groups"][1]["kept"] = list(range(16))
+    assert list(load(written(tmp_path, document), kept_whole).kept) == ["first"]
 
 
 def test_a_group_that_the_check_froze_drops_out_of_the_plan(document: dict[str, Any], tmp_path: Path):
@@ -105,6 +130,7 @@ def test_a_missing_plan_is_refused(found: Groups, tmp_path: Path):
     [
         {"name": "first"},
         {"kept": [0]},
+        {"name": "first", "size": 8, "kept": [0]},
         {"name": "first", "kept": "all"},
         {"name": "first", "kept": [0, None]},
         {"name": "first", "kept": [[0], [1, 2]]},
@@ -116,13 +142,14 @@ def test_a_missing_plan_is_refused(found: Groups, tmp_path: Path):
     ],
 )
 def test_malformed_groups_are_refused(entry: Any, document: dict[str, Any], found: Groups, tmp_path: Path):
-    document["groups"] = [entry]
+    whole = isinstance(entry, dict) and "name" in entry and "kept" in entry and "size" not in entry
+    document["groups"] = [{**document["groups"][0], **entry} if whole else entry]
     with pytest.raises(PlanError):
         load(written(tmp_path, document), found)
 
 
 def test_a_group_named_twice_is_refused(document: dict[str, Any], found: Groups, tmp_path: Path):
-    document["groups"] += [{"name": "first", "size": 8, "kept": [1]}]
+    document["groups"] += [{**document["groups"][0], "kept": [1]}]
     with pytest.raises(PlanError, match="its groups are malformed"):
         load(written(tmp_path, document), found)
 
