@@ -81,4 +81,6 @@ def _is_zero(tensor: gs.Tensor) -> bool:
     if maker.op == "ConstantOfShape":
         value = maker.attrs.get("value")
         return value is None or not np.any(value.values)
+    if maker.op == "Concat":
+        return all(_is_zero(part) for part in maker.inputs)
     return maker.op in PASSING and _is_zero(maker.inputs[0])
