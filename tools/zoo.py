@@ -19,11 +19,13 @@ import importlib.util
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from zoo_models.case import Case
 from zoo_models.catalogue import cases, primary
-from zoo_models.processes import Limits, Results, in_own_process
+from zoo_models.processes import Found, Limits, Results, forked, limited, warm_up
+from zoo_models.steps import take
 from zoo_models.table import TRANSIENT, in_words, row_of, summary, table
 
 PEERS = {"torch_pruning": "torch_pruning", "torch_pruning_heads": "torch_pruning", "onnxsim": "onnxsim"}
@@ -33,25 +35,44 @@ PEERS = {"torch_pruning": "torch_pruning", "torch_pruning_heads": "torch_pruning
 def run_case(case: Case, args: argparse.Namespace, results: Results) -> None:
     """All steps of a case that are not known yet."""
 
-    def step(name: str, seconds: int) -> dict[str, object]:
+    def step(name: str, seconds: int) -> Found:
         known = results.get(case, name)
         error = str((known or {}).get("error") or "")
         if known is None or error.startswith(TRANSIENT) or (name == "onnxprune" and error):
-            known = results.add(
-                case, name, in_own_process(Path(__file__), case, name, args, Limits(seconds, args.memory_gib))
-            )
+            limits = Limits(seconds, args.memory_gib)
+            known = results.add(case, name, in_own_process(name, case, args, limits))
             print(json.dumps({k: v for k, v in known.items() if k != "frozen"}), file=sys.stderr, flush=True)
         return known
 
     if step("export", args.seconds).get("error"):
         return
     step("onnxprune", args.seconds)
-    if args.peers and case.torch and case == args.primary[case.network]:
-        found = step("torch_pruning", args.peer_seconds) if "torch_pruning" in args.peers else {}
+    if case != args.primary[case.network]:
+        return
+    if case.torch and "torch_pruning" in args.peers:
+        found = step("torch_pruning", args.peer_seconds)
         if found.get("heads") or found.get("error"):
             step("torch_pruning_heads", args.peer_seconds)
-    if "onnxsim" in args.peers and case == args.primary[case.network]:
+    if "onnxsim" in args.peers:
         step("onnxsim", args.peer_seconds)
+
+
+def in_own_process(step: str, case: Case, args: argparse.Namespace, limits: Limits) -> Found:
+    """Onnxprune in a fresh interpreter, so that its memory is its own; the others where torch is loaded already."""
+    if step != "onnxprune":
+        return forked(partial(take, step, case, args.cache, args.ratio), limits)
+    command = [
+        sys.executable,
+        __file__,
+        "--cache",
+        args.cache,
+        "--ratio",
+        args.ratio,
+        "--one",
+        step,
+        case.name,
+    ]
+    return limited([str(part) for part in command], limits)
 
 
 def parsed() -> argparse.Namespace:
@@ -64,6 +85,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--only", default="*", metavar="PATTERN", help="cases whose name this matches, as *vit*"
     )
+    parser.add_argument("--once", action="store_true", help="every network in one form only")
     parser.add_argument("--family", help="cases of this family: torchvision, timm, transformers, ...")
     parser.add_argument(
         "--fresh", action="store_true", help="forget earlier results of these cases, keep the exports"
@@ -82,27 +104,6 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def one(step: str, case: Case, args: argparse.Namespace) -> int:
-    """The child's part: run one step, print what it found."""
-    from zoo_models.steps import STEPS
-
-    try:
-        found = STEPS[step](case, args.cache / f"{case.name}.onnx", args.ratio)
-    except Exception as error:  # exporters and peers raise anything; it is a result
-        found = {"error": told(error)}
-    print(json.dumps(found))
-    return 0
-
-
-def told(error: BaseException) -> str:
-    """The first line of what went wrong at the bottom of a chain of errors."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-    text = lines[0] if lines[0].startswith(TRANSIENT) else f"{type(error).__name__}: {lines[0]}"
-    return text[:600]
-
-
 def available(wanted: bool) -> set[str]:
     """Steps of the peers that can run here."""
     found = {step for step, module in PEERS.items() if importlib.util.find_spec(module)} if wanted else set()
@@ -116,12 +117,15 @@ def main() -> int:
     """Run what is missing, print the table and the summary."""
     args = parsed()
     if args.one:
-        return one(args.one[0], Case.named(args.one[1]), args)
+        print(json.dumps(take(args.one[0], Case.named(args.one[1]), args.cache, args.ratio)))
+        return 0
     every = list(cases())
     args.primary = primary(every)
     pattern = args.only if "*" in args.only else f"*{args.only}*"
     chosen = [
-        case for case in every if fnmatch.fnmatch(case.name, pattern) and args.family in (None, case.family)
+        case
+        for case in (args.primary.values() if args.once else every)
+        if fnmatch.fnmatch(case.name, pattern) and args.family in (None, case.family)
     ]
     if args.list:
         print("\n".join(case.name for case in chosen))
@@ -132,6 +136,7 @@ def main() -> int:
     if args.fresh:
         results.forget(chosen)
     if not args.table_only:
+        warm_up()
         with ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(lambda case: run_case(case, args, results), chosen))
     rows = [row_of(case, results.of, args.primary[case.network]) for case in chosen]

@@ -1,15 +1,15 @@
 """Each step in a process of its own, and the file that remembers what it found."""
 
-import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import resource
 import subprocess
-import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +26,19 @@ class Limits:
     memory_gib: int
 
 
-def in_own_process(tool: Path, case: Case, step: str, args: argparse.Namespace, limits: Limits) -> Found:
-    """What the step found, or the error; never an exception."""
-    command = [
-        sys.executable, str(tool), "--cache", str(args.cache), "--ratio", str(args.ratio), "--one", step, case.name
-    ]  # fmt: skip
-    return limited(command, limits)
+QUIET = {
+    "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3",
+    "PYTHONWARNINGS": "ignore",
+}  # fmt: skip
+"""Environment of all children: one thread each, no network, no GPU, no words."""
 
 
 def limited(command: Sequence[str], limits: Limits) -> Found:
     """The JSON object on the last line that a command prints, or `{"error": its last words}`."""
-    quiet = {
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (limits.memory_gib << 30, limits.memory_gib << 30))
-
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=limits.seconds, preexec_fn=limit, check=False,
-            env={**os.environ, **quiet},
+            command, capture_output=True, text=True, timeout=limits.seconds, check=False, env={**os.environ, **QUIET},
+            preexec_fn=lambda: _limit_memory(limits),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"error": f"no result within {limits.seconds} s"}
@@ -58,6 +47,45 @@ def limited(command: Sequence[str], limits: Limits) -> Found:
             return json.loads(done.stdout.strip().splitlines()[-1])
     last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
     return {"error": (last or [f"exit code {done.returncode}"])[0][:600]}
+
+
+def forked(work: Callable[[], Found], limits: Limits) -> Found:
+    """What `work` returns in a child of a process that has torch loaded, or the error. `work` has to be picklable."""
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_report, args=(work, sender, limits))
+    child.start()
+    sender.close()
+    try:
+        if not receiver.poll(limits.seconds):
+            return {"error": f"no result within {limits.seconds} s"}
+        return receiver.recv()
+    except EOFError:
+        child.join()
+        return {"error": f"exit code {child.exitcode}"}
+    finally:
+        child.kill()
+        child.join()
+
+
+def warm_up() -> None:
+    """Has the children of `forked` start from zoo_models.warm."""
+    os.environ.update(QUIET)
+    folder = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["zoo_models.warm"])
+
+
+def _limit_memory(limits: Limits) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_gib << 30, limits.memory_gib << 30))
+
+
+def _report(work: Callable[[], Found], sender: Connection, limits: Limits) -> None:
+    _limit_memory(limits)
+    with Path(os.devnull).open("w") as nowhere:  # exporters and peers chatter
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    sender.send(work())
 
 
 class Results:

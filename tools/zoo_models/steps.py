@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from zoo_models.case import Case
+from zoo_models.table import TRANSIENT
 
 Step = Callable[[Case, Path, float], dict[str, Any]]
 
@@ -141,3 +142,20 @@ STEPS: dict[str, Step] = {
     "export": export, "onnxprune": onnxprune, "torch_pruning": torch_pruning,
     "torch_pruning_heads": torch_pruning_heads, "onnxsim": onnxsim,
 }  # fmt: skip
+
+
+def take(step: str, case: Case, folder: Path, ratio: float) -> dict[str, Any]:
+    """What a step finds, or `{"error": ...}`."""
+    try:
+        return STEPS[step](case, folder / f"{case.name}.onnx", ratio)
+    except Exception as error:  # exporters and peers raise anything; it is a result
+        return {"error": told(error)}
+
+
+def told(error: BaseException) -> str:
+    """The first line of what went wrong at the bottom of a chain of errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+    text = lines[0] if lines[0].startswith(TRANSIENT) else f"{type(error).__name__}: {lines[0]}"
+    return text[:600]
