@@ -104,7 +104,8 @@ def _schema(domain: str, op: str) -> OpSchema:
     def infer(context: Any) -> None:
         call = Call(context)
         source = like if isinstance(like, int) else like(call)
-        element = context.get_input_type(source).tensor_type.elem_type if call.has(source) else 0
+        given = context.get_input_type(source) if call.has(source) else None
+        element = 0 if given is None else given.tensor_type.elem_type
         try:
             found: list[Sizes | None] = [*function(call)]
         except (Silent, InferenceError, ArithmeticError, LookupError, ValueError):

@@ -50,6 +50,11 @@ def test_what_is_not_known_stays_unknown(call: str):
     assert "h" not in found.sizes and "y" not in found.sizes
 
 
+def test_behind_an_unknown_element_type_nothing_is_known():
+    found = inferred("net (float[2,6] x) => (float[a,b] y) { u = test.Unheard(x)  h = test.Halve(x, u)  y = Relu(h) }")
+    assert "h" not in found.sizes
+
+
 def test_onnx_forgets_the_op_afterwards():
     """Else the checker would hold everybody's nodes of that name against it."""
     inferred("net (float[2,6] x, float[1] z) => (float[a,b] y) { y = test.Halve(x, z) }")
