@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from onnxprune.branches import droppable
 from onnxprune.cost import BY, CostModel
 from onnxprune.errors import PlanError
 from onnxprune.groups import Group, Groups
@@ -35,6 +36,8 @@ class Wish:
     """`layer`: the same fraction of every group; `global`: the best channels wherever they are."""
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    drop_branches: bool = False
+    """Whether branches that a residual goes past may lose all of their channels; it takes the scope global."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.ratio, int | float) and 0 < self.ratio <= 1):
@@ -45,6 +48,8 @@ class Wish:
             raise PlanError(f"by '{self.by}' is unknown; choose one of {', '.join(BY)}")
         if self.scope not in ("layer", "global"):
             raise PlanError(f"scope '{self.scope}' is unknown; choose layer or global")
+        if self.drop_branches and self.scope != "global":
+            raise PlanError("dropping branches takes --scope global: the same fraction of every group empties none")
         if self.multiple_of != "auto" and (not isinstance(self.multiple_of, int) or self.multiple_of < 1):
             raise PlanError(f"multiple-of {self.multiple_of} is neither 'auto' nor a number from 1 on")
         if self.min_channels < 1:
@@ -120,8 +125,10 @@ def choose(groups: Groups, costs: CostModel, scores: Mapping[str, np.ndarray], w
     target = _target(costs, groups, whole, wish)
     wanted = _uniform(groups) if wish.scope == "layer" else best_first([scores[g.name] for g in groups])
     counts, reached = [group.size for group in groups], 1.0
+    empty = droppable(groups) - whole if wish.drop_branches else frozenset()
     for widest in WIDTHS if wish.multiple_of == "auto" else (int(wish.multiple_of),):
         ranges = [_allowed(group.size, wish, widest, group.name in whole) for group in groups]
+        ranges = [[0, *r] if group.name in empty else r for group, r in zip(groups, ranges, strict=True)]
         counts = settle(lambda n: float(costs.fraction(wish.by, n)), target, ranges, wanted)
         reached = float(costs.fraction(wish.by, counts))
         if abs(reached - target) <= CLOSE:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.branches import droppable
 from onnxprune.errors import PlanError
 from onnxprune.groups import Groups
 from onnxprune.structure import Structure, structure
@@ -196,18 +197,25 @@ def _described(size: int, name: str, weights: dict[str, int]) -> str:
 
 
 def check(plan: Plan, groups: Groups, where: str = "the plan") -> Plan:
-    """The plan itself, if every kept set is a non-empty ascending subset of its group. Raises PlanError."""
+    """The plan itself, if every kept set is an ascending subset of its group, and none is empty but of branches that a
+    residual goes past. Raises PlanError.
+    """
     sizes = {group.name: group.size for group in groups}
     for name, kept in plan.kept.items():
         if name not in sizes:
             raise PlanError(
                 f"{where}: group '{name}' is not in the model or cannot be pruned; see onnxprune inspect"
             )
-        if kept.ndim != 1 or not len(kept) or (np.diff(kept) <= 0).any():
-            raise PlanError(f"{where}: group '{name}' must keep at least one channel, in ascending order")
+        if kept.ndim != 1 or (np.diff(kept) <= 0).any():
+            raise PlanError(f"{where}: group '{name}' must keep its channels in ascending order")
+        if not len(kept):
+            continue
         if kept[0] < 0 or kept[-1] >= sizes[name]:
             wrong = kept[0] if kept[0] < 0 else kept[-1]
             raise PlanError(
                 f"{where}: group '{name}' has channels 0 to {sizes[name] - 1}, but {wrong} is kept"
             )
+    empty = {name for name, kept in plan.kept.items() if not len(kept)}
+    if empty and (held := empty - droppable(groups)):
+        raise PlanError(f"{where}: group '{min(held)}' must keep at least one channel: no residual goes past it")
     return plan

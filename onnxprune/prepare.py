@@ -40,7 +40,7 @@ def prepare(model: Model) -> Shapes:
         _constants_to_initializers(scope)
     tidy(graph)
     take_out_copies(graph)
-    _fold_weights(graph)
+    fold_weights(graph)
     lower_conditions(graph)
     shapes = infer(graph)
     _fold_fixed(graph, shapes)
@@ -86,7 +86,7 @@ def _constants_to_initializers(graph: gs.Graph) -> None:
     graph.nodes = [node for node in graph.nodes if node.op != "Constant" or node.outputs]
 
 
-def _fold_weights(graph: gs.Graph) -> None:
+def fold_weights(graph: gs.Graph) -> None:
     """Evaluates nodes that only see constants, such as a Transpose or a standardisation of a weight."""
     for node in graph.nodes:
         operands = [tensor for tensor in node.inputs if tensor.name]

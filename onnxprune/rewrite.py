@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune import branches
 from onnxprune.groups import Groups
 from onnxprune.model import array
 from onnxprune.ops import REPAIRS, Value
@@ -48,8 +49,12 @@ def _full_size(value: Value | None, axis: int) -> int:
 
 def apply(groups: Groups, plan: Plan) -> None:
     """Cuts what the plan does not keep out of the groups' model, in place."""
-    left = Remaining(groups, groups.removed(plan.kept))
-    for node in groups.nodes:
+    removed = groups.removed(plan.kept)
+    left = Remaining(groups, removed)
+    going = branches.dead(groups, removed)
+    for number, node in enumerate(groups.nodes):
+        if number in going:
+            continue
         mend = REPAIRS.get((node.domain, node.op))
         if mend and any(left.changed(value) for value in (*node.inputs, *node.outputs)):
             mend(node, left)
@@ -65,6 +70,7 @@ def apply(groups: Groups, plan: Plan) -> None:
                 size if mask is None else int(mask.sum())
                 for size, mask in zip(tensor.shape, masks, strict=True)
             ]
+    branches.drop(groups, removed)
     tidy(groups.model.graph)
 
 

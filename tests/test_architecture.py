@@ -57,13 +57,13 @@ def test_a_library_is_imported_where_it_belongs(library: str):
 
 
 LAYERS = [
-    ("errors", "links", "labels"),
+    ("errors", "links", "labels", "scopes"),
     ("axes", "fold", "foreign", "tidy", "quantized"),
     ("model", "shapes", "intake", "weights", "unrounded"),
     ("ops", "prepare", "copies"),
     ("reading",),
     ("groups",),
-    ("cost", "gates", "wiring", "structure", "plan", "methods.magnitude"),
+    ("cost", "gates", "wiring", "structure", "branches", "plan", "methods.magnitude"),
     ("choose", "rewrite"),
     ("session",),
     ("verify",),

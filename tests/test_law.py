@@ -18,7 +18,7 @@ def both_sides(proto: onnx.ModelProto, kept: dict[str, tuple[int, ...]]) -> tupl
     """(all gates open against the original, the plan's gates closed against the slim model), without the second net."""
     loaded = model.load(proto)
     found = groups.find(loaded)
-    plan = check(Plan({name: np.asarray(indices) for name, indices in kept.items()}), found)
+    plan = check(Plan({name: np.asarray(indices, dtype=np.int64) for name, indices in kept.items()}), found)
     gates.insert(found, {})
     opened = compare(proto, model.to_proto(loaded))
     gates.strip(loaded)
