@@ -126,7 +126,17 @@ class _Binding:
             if all(out.name in self.shapes for node in self.graph.nodes for out in node.outputs if out.name):
                 return
 
+    def _count_from_the_front(self) -> None:
+        """Before opset 11 inference knows no Concat by an axis from the end; exporters write it all the same."""
+        for node, raw in zip(self.nodes, self.graph.nodes, strict=True):
+            ranks = (len(self.shapes[tensor.name]) for tensor in raw.inputs if tensor.name in self.shapes)
+            for attribute in node.attribute if node.op_type == "Concat" else ():
+                if attribute.name == "axis" and attribute.i < 0:
+                    attribute.i += next(ranks, 0)
+
     def _infer(self) -> None:
+        if self.graph.opset < 11:
+            self._count_from_the_front()
         nodes = [
             onnx.helper.make_node(
                 "Constant", [], [node.output[0]], value=_tensor(self.values[node.output[0]])

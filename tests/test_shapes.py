@@ -141,3 +141,15 @@ def test_weights_are_not_copied_to_infer_shapes(monkeypatch: pytest.MonkeyPatch)
 def test_a_value_of_unknown_rank_has_no_sizes():
     found = shapes("net (float[2,6] x, int64[K] to) => (float[A,B] y) { r = Reshape(x, to)  y = Relu(r) }")
     assert not {"r", "y"} & found.sizes.keys()
+
+
+def test_a_concat_counted_from_the_end_is_understood_in_old_files():
+    """torch writes `torch.cat(..., -1)` so at opsets at which ONNX did not allow it; onnxruntime runs it."""
+    found = shapes(
+        """net (float[N,3] x) => (float[N,c] y) {
+            a = Concat<axis=-1>(x, x)  b = Relu(a)  c = Concat<axis=-1>(a, b)  y = Concat<axis=-2>(c, c)
+        }""",
+        opset=9,
+    )
+    assert found.sizes["c"] == (BATCH, (12, 12))
+    assert found.sizes["y"] == (tuple(2 * size for size in BATCH), (12, 12))
