@@ -82,7 +82,9 @@ def _live(groups: Groups, cut: Iterable[int]) -> set[int]:
 
 def _reaches_a_sum(groups: Groups, end: Node) -> bool:
     """Whether what the node makes meets a residual of the full shape, through ops that treat every entry alike."""
-    if end.op not in BIAS or end.domain or end.graph is not groups.model.graph or end.attr("beta", 1.0) != 1.0:
+    if end.op not in BIAS or end.domain or end.graph is not groups.model.graph:
+        return False
+    if end.attr("beta", 1.0) != 1.0 or end.attr("group", 1) != 1 or len(end.shape(1)) < 2:
         return False
     if not all(isinstance(tensor, gs.Constant) for tensor in end.raw.inputs[1:]):
         return False
@@ -97,7 +99,11 @@ def _reaches_a_sum(groups: Groups, end: Node) -> bool:
             if others and not _is_sum_with(groups, reader, others):
                 return False
             if not others and id(reader) not in seen:
-                if reader.op not in ALIKE or reader.domain not in (None, "", "ai.onnx") or len(reader.outputs) > 1:
+                if (
+                    reader.op not in ALIKE
+                    or reader.domain not in (None, "", "ai.onnx")
+                    or len(reader.outputs) > 1
+                ):
                     return False
                 seen.add(id(reader))
                 waiting.append(reader.outputs[0])
@@ -127,11 +133,16 @@ def drop(groups: Groups, removed: np.ndarray) -> None:
 
 
 def _constant(node: Node) -> np.ndarray:
-    """What the node puts out when it sums over nothing, with one entry on every axis along which that is the same."""
+    """What the node puts out when it sums over nothing: of one entry on every axis but the channels'."""
     rank, bias = len(node.out_shape()), BIAS[node.op]
-    if bias is None or not node.has(bias):
-        return np.zeros((1,) * rank, dtype=np.dtype(node.raw.inputs[1].dtype))
-    data = array(node.raw.inputs[bias])
-    if node.op == "Gemm":
-        return data.reshape((1,) * (rank - data.ndim) + data.shape)
-    return data.reshape((1, -1) + (1,) * (rank - 2))
+    weight = node.raw.inputs[1]
+    if bias is not None and node.has(bias):
+        data = array(node.raw.inputs[bias])
+    else:
+        channels = (
+            0 if node.op == "Conv" or node.attr("transB", 0) else -1 if node.op in ("Gemm", "MatMul") else 1
+        )
+        data = np.zeros(weight.shape[channels], dtype=np.dtype(weight.dtype))
+    if node.op in ("Conv", "ConvTranspose"):
+        return data.reshape((1, -1) + (1,) * (rank - 2))
+    return data.reshape((1,) * (rank - data.ndim) + data.shape)
