@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
+from onnxprune.apart import Apart
 from onnxprune.errors import ModelError
 from onnxprune.groups import Groups
 from onnxprune.labels import Labels
@@ -250,12 +251,9 @@ class _Inserter:
         return self.initializers[number]
 
 
-def set_latents(gated: onnx.ModelProto, latents: Mapping[str, np.ndarray]) -> None:
+def set_latents(gated: Apart, latents: Mapping[str, np.ndarray]) -> None:
     """Sets the gates of a gated file, in place, by group name."""
-    for tensor in gated.graph.initializer:
-        values = latents.get(tensor.name.removeprefix(PREFIX)) if tensor.name.startswith(PREFIX) else None
-        if values is not None and tensor.data_type == onnx.TensorProto.FLOAT:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(values, dtype=np.float32), tensor.name))
+    gated.put({f"{PREFIX}{name}": values for name, values in latents.items()})
 
 
 def is_gated(model: Model) -> bool:

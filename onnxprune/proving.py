@@ -11,6 +11,7 @@ import onnx
 
 from onnxprune import gates, rewrite
 from onnxprune import model as files
+from onnxprune.apart import Apart
 from onnxprune.cost import CostModel
 from onnxprune.errors import LawError, ModelError
 from onnxprune.groups import Groups, find
@@ -34,8 +35,8 @@ def differs(where: str, what: str, check: Verification) -> str:
 class Attempt:
     """A plan carried out: both sides of the law, and how far they are apart."""
 
-    gated: onnx.ModelProto
-    slim: onnx.ModelProto
+    gated: Apart
+    slim: Apart
     verified: Verification
     kept: Mapping[str, float]
     plan_json: dict[str, Any]
@@ -65,6 +66,8 @@ class Attempts:
         self.original, self.decide, self.feeds, self.seed = original, decide, feeds, seed
         self.original_is = original_is
         self.where = source.where
+        self.path, self.parts = source.path, files.export(source)
+        """The model without gates, to be loaded anew for each attempt."""
         self.source: files.Model | None = source  # used up by the first attempt
         self.frozen: dict[str, str] = {}
 
@@ -95,8 +98,8 @@ class Attempts:
         """The model without gates, ready to be taken apart."""
         model, self.source = self.source, None
         if model is None:
-            model = files.load(self.original)
-            gates.strip(model)
+            model = files.load(self.parts)
+            model.path = self.path
         return model
 
     def _attempt(self, only: tuple[str, ...] | None, *, original_is: str | None = None) -> Attempt:
@@ -111,7 +114,7 @@ class Attempts:
         document = plan.to_json(groups)
         gates.insert(groups, {})
         seconds = time.perf_counter() - start
-        gated = files.to_proto(model)
+        gated = files.export(model)
         if original_is == OPEN:
             self._check_original(gated)
         gates.set_latents(gated, plan.latents(groups))
@@ -126,19 +129,19 @@ class Attempts:
             log.debug("rewriting failed: %s", reason)
             return Attempt(gated, gated, FAILED, kept, document, pruned, 0.0)
         seconds += time.perf_counter() - start
-        slim = files.to_proto(model)
+        slim = files.export(model)
         return Attempt(gated, slim, self._check(gated, slim), kept, document, pruned, seconds)
 
-    def _inputs(self, model: onnx.ModelProto) -> Iterator[Feed] | None:
-        return self.feeds(model) if self.feeds else None
+    def _inputs(self, model: Apart) -> Iterator[Feed] | None:
+        return self.feeds(model.light) if self.feeds else None
 
-    def _check_original(self, gated: onnx.ModelProto) -> None:
+    def _check_original(self, gated: Apart) -> None:
         """Taken apart and put together, it must still be the original."""
         check = verify(self.original, gated, feeds=self._inputs(gated), seed=self.seed, where=self.where)
         if not check.equal:
             raise LawError(differs(self.where, "taken apart and put together", check))
 
-    def _check(self, gated: onnx.ModelProto, slim: onnx.ModelProto) -> Verification:
+    def _check(self, gated: Apart, slim: Apart) -> Verification:
         try:
             return verify(gated, slim, feeds=self._inputs(gated), seed=self.seed, where=self.where)
         except ModelError as reason:

@@ -7,8 +7,7 @@ session.run(None, random_inputs(session, batch=8, seed=0))
 import contextlib
 import math
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from onnxprune.apart import Apart, is_apart, take_apart
 from onnxprune.errors import ModelError, ProviderError
 
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -30,18 +30,20 @@ _INPUT_BYTES_LIMIT = 2**34  # a declared input beyond 16 GiB is a mistake in the
 
 
 def open_session(
-    model: str | Path | onnx.ModelProto,
+    model: str | Path | onnx.ModelProto | Apart,
     *,
     provider: str = "cpu",
     threads: int | None = None,
     optimize: bool = True,
     exact: bool = False,
+    lean: bool = False,
 ) -> onnxruntime.InferenceSession:
     """An onnxruntime session that runs on `provider` and nowhere else in silence.
 
     A path's external data is read from beside it. `threads` are the threads inside one op (None:
     onnxruntime's own choice, one per physical core); ops run one after another. `optimize=False` switches
-    graph optimizations off; `exact` forbids TF32 on CUDA, whose products keep only 10 bits of each factor.
+    graph optimizations off; `exact` forbids TF32 on CUDA, whose products keep only 10 bits of each factor; `lean`
+    keeps no second copy of the weights that is laid out for speed, which suits a few runs.
 
     Raises ProviderError where the provider cannot be had, ModelError where onnxruntime refuses the model.
     """
@@ -51,14 +53,17 @@ def open_session(
             f"{threads} threads cannot run a model: give 1 or more, or leave it to onnxruntime"
         )
     options = _session_options(threads, optimize)
+    if lean:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    source, values = _source(model, options)
     providers: list[Any] = [(execution, {"use_tf32": "0"} if exact and provider == "cuda" else {})]
     if provider != "cpu":
         providers.append(PROVIDERS["cpu"])  # shape arithmetic stays there
-    with _loadable(model) as source:
-        try:
-            session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
-        except Exception as error:  # onnxruntime's exceptions share no root but this
-            raise ModelError(f"{describe(model)}: onnxruntime cannot load it ({reason(error)})") from error
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # onnxruntime's exceptions share no root but this
+        raise ModelError(f"{describe(model)}: onnxruntime cannot load it ({reason(error)})") from error
+    session.weights = values  # onnxruntime does not say that it needs them no more
     if execution not in session.get_providers():
         raise ProviderError(
             f"onnxruntime {onnxruntime.__version__} could not start {execution} and would run on the CPU: "
@@ -152,8 +157,10 @@ def write(model: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
-def describe(model: str | Path | onnx.ModelProto) -> str:
+def describe(model: str | Path | onnx.ModelProto | Apart) -> str:
     """How error messages name the model: its path, or its graph's name."""
+    if isinstance(model, Apart):
+        model = model.light
     if isinstance(model, onnx.ModelProto):
         return f"model '{model.graph.name or 'without a name'}'"
     return str(model)
@@ -195,17 +202,22 @@ def _session_options(threads: int | None, optimize: bool) -> onnxruntime.Session
     return options
 
 
-@contextlib.contextmanager
-def _loadable(model: str | Path | onnx.ModelProto) -> Iterator[str | bytes]:
-    if not isinstance(model, onnx.ModelProto):
+def _source(
+    model: str | Path | onnx.ModelProto | Apart, options: onnxruntime.SessionOptions
+) -> tuple[str | bytes, list[onnxruntime.OrtValue]]:
+    """What to load: a path, or the model without its large weights, which the options then hand over as they lie."""
+    if isinstance(model, str | Path):
         if not Path(model).is_file():
             raise ModelError(f"{model}: no such file; give the path of an ONNX model")
-        yield str(model)
-    elif model.ByteSize() <= _PROTOBUF_LIMIT:
-        yield model.SerializeToString()
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield str(write(model, Path(folder) / "model.onnx"))
+        return str(model), []
+    parts = model if isinstance(model, Apart) else take_apart(model)
+    names = [tensor.name for tensor in parts.light.graph.initializer if is_apart(tensor)]
+    values = [
+        onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(parts.weights[name])) for name in names
+    ]
+    if names:
+        options.add_external_initializers(names, values)
+    return parts.light.SerializeToString(), values
 
 
 def _input_of_value(value: onnx.ValueInfoProto) -> Input:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import onnx
 from onnxprune import gates
 from onnxprune import model as files
 from onnxprune import plan as plans
+from onnxprune.apart import Apart
 from onnxprune.choose import Wish, choose
 from onnxprune.cost import CostModel
 from onnxprune.errors import LawError, ModelError, PlanError
@@ -29,11 +31,16 @@ log = logging.getLogger(__name__)
 class Gated:
     """A gated model, and how far it is from the original with all gates open."""
 
-    model: onnx.ModelProto
+    parts: Apart
     output: str | None
     groups: int
     gates: int
     max_rel_error: float
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The gated model as one protobuf, a copy of its weights."""
+        return self.parts.whole()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -45,8 +52,8 @@ class Gated:
 class Slimmed:
     """A slim model, proven equal to its gated counterpart."""
 
-    model: onnx.ModelProto
-    gated: onnx.ModelProto
+    slim_parts: Apart
+    gated_parts: Apart
     output: str | None
     asked: float | None
     by: str
@@ -58,6 +65,16 @@ class Slimmed:
     plan: Mapping[str, Any]
     frozen: Mapping[str, str] = field(default_factory=dict)
     """Groups that the check found out and froze, with the reason."""
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The slim model as one protobuf, a copy of its weights."""
+        return self.slim_parts.whole()
+
+    @cached_property
+    def gated(self) -> onnx.ModelProto:
+        """Its gated counterpart as one protobuf, a copy of its weights."""
+        return self.gated_parts.whole()
 
     def to_json(self) -> dict[str, Any]:
         verified = {k: v for k, v in self.verified.to_json().items() if k != "equal"}
@@ -86,7 +103,7 @@ def gate(
         raise PlanError(f"{loaded.where}: nothing can be pruned; onnxprune inspect says why")
     closed = plans.load(plan, groups) if plan is not None else None
     count = gates.insert(groups, {})
-    opened = files.to_proto(loaded)
+    opened = files.export(loaded)
     check = verify(model, opened)
     if not check.equal:
         raise LawError(differs(loaded.where, "with all gates open", check))
@@ -133,14 +150,14 @@ def slim(
     decide = _Decision(source, wish, criterion, plan)
     attempts = Attempts(model, source, decide, decide.original_is, feeds, seed)
     done = attempts.exact()
-    size = done.slim.ByteSize()
+    size = done.slim.size
     if save_plan is not None:
         files.write_text(save_plan, done.plan_json, force=force)
     if save_gated is not None:
         files.save(done.gated, save_gated, force=force)
     if output is not None:
         size = files.save(done.slim, output, force=force)
-    original = decide.bytes
+    original = attempts.parts.size
     kept = {**done.kept, "bytes": size / original if original else 1.0}
     asked = ratio if ratio is not None else decide.trained_ratio
     return Slimmed(
@@ -159,7 +176,6 @@ class _Decision:
         self.plain = not gates.is_gated(source)
         self.trained = _trained(source)
         self.latents = gates.strip(source)
-        self.bytes = files.to_proto(source).ByteSize()
         self.closed = any((w <= 0).any() for w in self.latents.values())
         if wish is None and plan is None and not self.closed:
             raise PlanError(

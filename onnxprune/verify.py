@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxprune.apart import Apart, take_apart
 from onnxprune.errors import LawError, ModelError
+from onnxprune.intake import read
 from onnxprune.session import batch_axes, declared_inputs, describe, open_session, random_inputs, reason
 from onnxprune.unrounded import unrounded
 
@@ -42,12 +44,12 @@ class Verification:
 
 
 Feed = Mapping[str, np.ndarray]
-Model = str | Path | onnx.ModelProto
+Model = str | Path | onnx.ModelProto | Apart
 
 
 def verify(
-    gated: str | Path | onnx.ModelProto,
-    slim: str | Path | onnx.ModelProto,
+    gated: Model,
+    slim: Model,
     *,
     feeds: Iterable[Feed] | None = None,
     tolerance: float | None = None,
@@ -66,7 +68,7 @@ def verify(
     found = _compare(gated, slim, given, tolerance, provider, seed, where)
     if found.equal:
         return found
-    exact = [unrounded(onnx.load(m) if isinstance(m, str | Path) else m) for m in (gated, slim)]
+    exact = [_unrounded(model) for model in (gated, slim)]
     if exact[0] is None or exact[1] is None:
         return found
     try:
@@ -75,6 +77,13 @@ def verify(
         log.debug("not compared without rounding: %s", error)
         return found
     return replace(real, rounded=found.max_rel_error)
+
+
+def _unrounded(model: Model) -> Apart | None:
+    parts = read(Path(model)) if isinstance(model, str | Path) else model
+    parts = take_apart(parts) if isinstance(parts, onnx.ModelProto) else parts
+    real = unrounded(parts.light)
+    return None if real is None else Apart(real, parts.weights)
 
 
 def _compare(
@@ -116,7 +125,7 @@ class _Runner:
     def __init__(self, model: Model, provider: str, where: str | None, optimize: bool) -> None:
         self.model, self.where = model, where or describe(model)
         try:
-            self.session = open_session(model, provider=provider, optimize=optimize, exact=True)
+            self.session = open_session(model, provider=provider, optimize=optimize, exact=True, lean=True)
         except ModelError as error:
             raise ModelError(str(error).replace(describe(model), self.where, 1)) from None
 
@@ -136,7 +145,9 @@ class _Runner:
 
         Some files declare a free batch and run at 1 only (a recurrent state of fixed size, say): then at that.
         """
-        source = self.model if isinstance(self.model, onnx.ModelProto) else self.session
+        source = self.session
+        if isinstance(self.model, onnx.ModelProto | Apart):
+            source = self.model.light if isinstance(self.model, Apart) else self.model
         free = bool(batch_axes(declared_inputs(source)))
         try:
             return [self._random_run(source, batch, seed) for batch in (BATCHES if free else BATCHES[:1])]

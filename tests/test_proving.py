@@ -8,9 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from small_models import conv_net
 from text_nets import analysed, net, sizes
 
-from onnxprune import gate, slim, verify
+from onnxprune import gate, intake, slim, verify
+from onnxprune import model as files
 from onnxprune.ops.registry import REPAIRS, RULES, Node
 
 
@@ -136,3 +138,22 @@ def test_a_repair_that_fails_costs_a_group_too(monkeypatch: pytest.MonkeyPatch):
     result = slim(branches("h = Softmax<axis=1>(e)"), ratio=0.5, multiple_of=1)
     assert list(result.frozen) == ["w3"]
     assert result.verified.equal
+
+
+def test_a_model_proves_itself_with_its_weights_apart(monkeypatch: pytest.MonkeyPatch):
+    whole = slim(conv_net(16), ratio=0.5)
+    monkeypatch.setattr("onnxprune.apart.LARGE", 64)
+    apart = slim(conv_net(16), ratio=0.5)
+    assert apart.slim_parts.weights
+    assert apart.model == whole.model
+    assert apart.gated == whole.gated
+    assert verify(apart.gated, apart.model, seed=7).equal
+
+
+def test_finding_the_culprit_reads_the_file_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    onnx.save(branches("h = LRN<size=3, alpha=1.0>(e)"), tmp_path / "model.onnx")
+    read = []
+    monkeypatch.setattr(files, "read", lambda path: read.append(path) or intake.read(path))
+    monkeypatch.setitem(RULES, ("", "LRN"), passes)
+    assert slim(tmp_path / "model.onnx", ratio=0.5, multiple_of=1).frozen
+    assert read == [tmp_path / "model.onnx"]

@@ -5,7 +5,9 @@ import onnx
 import pytest
 from gpu import needs_cuda, needs_no_cuda
 from onnx_text import RELU, parsed
+from strategies import random_model
 
+from onnxprune.apart import take_apart
 from onnxprune.errors import ModelError, ProviderError
 from onnxprune.session import (
     batch_axes,
@@ -58,8 +60,44 @@ def test_external_data_outside_the_model_folder_is_refused(tmp_path):
         open_session(with_external_weight(folder, "../secret.bin"))
 
 
-def test_a_model_over_the_protobuf_limit_is_opened_through_external_data(monkeypatch):
-    monkeypatch.setattr("onnxprune.session._PROTOBUF_LIMIT", 100)
+@pytest.mark.parametrize("large", [64, 1 << 30], ids=["apart", "whole"])
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("optimize", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_model_computes_the_same_however_its_weights_are_handed_over(
+    seed, optimize, lean, large, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("onnxprune.apart.LARGE", large)
+    proto = random_model(seed)
+    onnx.save(proto, tmp_path / "model.onnx")
+    feed = random_inputs(proto, batch=2, seed=0)
+    expected = open_session(tmp_path / "model.onnx", optimize=optimize).run(None, feed)
+    for source in (proto, take_apart(proto)):
+        outputs = open_session(source, optimize=optimize, lean=lean).run(None, feed)
+        for x, y in zip(expected, outputs, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int8, np.int32, np.uint64])
+def test_weights_of_every_plain_type_are_handed_over(dtype, monkeypatch):
+    monkeypatch.setattr("onnxprune.apart.LARGE", 0)
+    model = parsed("net (float[N,3] x) => (float[N,3] y) { c = Cast<to = 1>(w)  y = Add(x, c) }")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray([1, 2, 3], dtype), "w"))
+    assert take_apart(model).weights.keys() == {"w"}
+    (y,) = open_session(model).run(None, {"x": np.zeros((1, 3), np.float32)})
+    assert y.tolist() == [[1, 2, 3]]
+
+
+def test_a_shape_of_any_length_is_known_when_shapes_are_inferred():
+    body = "s = SplitToSequence<axis = 1>(x, n)  y = SequenceAt(s, i)"
+    model = parsed(f"net (float[N,600] x) => (float[N,1] y) {{ {body} }}")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(600, np.int64), "n"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(7), "i"))
+    (y,) = open_session(model).run(None, {"x": np.arange(600, dtype=np.float32)[None]})
+    assert y.tolist() == [[7]]
+
+
+def test_opening_a_proto_leaves_it_as_it_is():
     weight = onnx.numpy_helper.from_array(np.arange(3000, dtype=np.float32), "w")
     model = parsed("net (float[N,3000] x) => (float[N,3000] y) { y = Add(x, w) }")
     model.graph.initializer.append(weight)

@@ -6,6 +6,7 @@ from onnx_text import RELU, parsed
 from small_models import conv_net, images
 from text_nets import net
 
+from onnxprune.apart import take_apart
 from onnxprune.errors import LawError, ModelError
 from onnxprune.verify import Verification, relative_error, verify
 
@@ -112,3 +113,12 @@ def test_the_document_has_the_verdict():
         "inputs": 7,
         "equal": False,
     }
+
+
+@pytest.mark.parametrize("large", [64, 1 << 30], ids=["apart", "whole"])
+def test_models_with_their_weights_apart_are_compared_as_protos_are(large, monkeypatch):
+    monkeypatch.setattr("onnxprune.apart.LARGE", large)
+    gated, other = conv_net(), changed(1.5)
+    assert verify(take_apart(gated), take_apart(gated)).max_rel_error == 0
+    assert verify(take_apart(gated), take_apart(other)) == verify(gated, other)
+    assert not verify(take_apart(gated), take_apart(other)).equal
