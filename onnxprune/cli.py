@@ -227,6 +227,8 @@ def train(
 @options.by
 @click.option("--criterion", default="l2", show_default=True, help="How channels are ranked: l1 or l2.")
 @options.bounds
+@click.option("--drop-branches", is_flag=True,
+              help="Let branches that a residual goes past go altogether; takes --scope global.")
 @click.option("--plan", type=PATH, help="Keep what this plan says.")
 @click.option("--save-plan", type=PATH, help="Write the decisions as JSON.")
 @click.option("--save-gated", type=PATH, help="Write the gated counterpart of the slim model.")
@@ -246,6 +248,7 @@ def slim(
     multiple_of: str,
     min_channels: int,
     scope: str,
+    drop_branches: bool,
     plan: Path | None,
     save_plan: Path | None,
     save_gated: Path | None,
@@ -268,8 +271,8 @@ def slim(
     result = run(
         model, target, ratio=ratio, by=by, criterion=criterion, keep=keep, only=only,
         multiple_of=multiple(multiple_of),
-        min_channels=min_channels, scope=scope, plan=plan, feeds=_feeds(data, mean, std), save_plan=save_plan,
-        save_gated=save_gated, force=force, seed=seed,
+        min_channels=min_channels, scope=scope, drop_branches=drop_branches, plan=plan,
+        feeds=_feeds(data, mean, std), save_plan=save_plan, save_gated=save_gated, force=force, seed=seed,
     )  # fmt: skip
     _print(result, as_json, display.slimmed)
 

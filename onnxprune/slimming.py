@@ -126,6 +126,7 @@ def slim(
     multiple_of: int | str = "auto",
     min_channels: int = 1,
     scope: str = "layer",
+    drop_branches: bool = False,
     plan: str | Path | None = None,
     feeds: Callable[[onnx.ModelProto], Iterator[Feed]] | None = None,
     save_plan: str | Path | None = None,
@@ -138,11 +139,12 @@ def slim(
     Which channels: `plan` where given; the gates of a trained model; else `criterion` for the `ratio` of `by` to keep.
     `feeds`: inputs to prove it on (by name), given the model; random ones unless given. A group for which the proof
     fails is frozen and named in `frozen`; the model that comes back is exact.
+    `drop_branches`: with the scope global, branches that a residual goes past may go altogether.
     Raises ModelError, PlanError, LawError, OutputError.
     """
     wish = None
     if ratio is not None:
-        wish = Wish(ratio, by, multiple_of, min_channels, scope, tuple(keep), tuple(only))
+        wish = Wish(ratio, by, multiple_of, min_channels, scope, tuple(keep), tuple(only), drop_branches)
     for path in (output, save_plan, save_gated):
         if path is not None:
             files.writable(path, force=force)
