@@ -5,6 +5,7 @@ two quantised models compute the same function is seen on what they compute with
 held within the limits of the integer type. What no input changes stays as it is, rounded and all.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import ml_dtypes
@@ -31,7 +32,10 @@ WHOLE = {
 
 def unrounded(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """A copy of the model that does not round; None where it rounds nothing, or in a way that is not known here."""
-    if any(node.op_type in ROUNDING for function in model.functions for node in function.node):
+    inside = any(_rounds(function.node) for function in model.functions)
+    if not inside and not _rounds(model.graph.node):
+        return None
+    if inside:
         model = inliner.inline_local_functions(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -42,6 +46,15 @@ def unrounded(model: onnx.ModelProto) -> onnx.ModelProto | None:
     except _Unknown:
         return None
     return copy if writer.count else None
+
+
+def _rounds(nodes: Iterable[NodeProto]) -> bool:
+    """Whether any of these, or of those in their bodies, is such an op."""
+    return any(
+        node.op_type in ROUNDING
+        or any(_rounds(entry.g.node) for entry in node.attribute if entry.HasField("g"))
+        for node in nodes
+    )
 
 
 class _Unknown(Exception):  # noqa: N818 - not an error: the model is compared as it is

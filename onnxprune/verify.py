@@ -32,7 +32,7 @@ class Verification:
     inputs: int
     """Samples compared."""
     rounded: float | None = None
-    """How far two quantised models are apart that are compared without their roundings; None for all others."""
+    """How far quantised models, which are compared without rounding, are apart with it; None for all others."""
 
     @property
     def equal(self) -> bool:
@@ -59,20 +59,20 @@ def verify(
 ) -> Verification:
     """Runs both models on the same inputs (`feeds`, by input name; random ones unless given).
 
-    The models run one after the other, so that only one is in memory. `where` is how messages call the models. Where
-    two quantised models differ, what counts is how far they are apart without rounding (see `unrounded.py`).
+    The models run one after the other, so that only one is in memory. `where` is how messages call the models. Of
+    quantised models counts how far they are apart without rounding (see `unrounded.py`), which would hide what is
+    below its step and magnify what flips it.
     Raises ModelError where the two have other inputs or outputs, or one does not run; LawError where there is nothing
     to prove because an output holds NaN or no finite number.
     """
     given = None if feeds is None else list(feeds)
     found = _compare(gated, slim, given, tolerance, provider, seed, where)
-    if found.equal:
-        return found
-    exact = [_unrounded(model) for model in (gated, slim)]
-    if exact[0] is None or exact[1] is None:
-        return found
     try:
-        real = _compare(exact[0], exact[1], given, tolerance, provider, seed, where, optimize=False)
+        first = _unrounded(gated)
+        second = _unrounded(slim) if first is not None else None
+        if first is None or second is None:
+            return found
+        real = _compare(first, second, given, tolerance, provider, seed, where, optimize=False)
     except ModelError as error:
         log.debug("not compared without rounding: %s", error)
         return found
