@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -40,15 +41,14 @@ class Lying:
         """The pattern of the entries, channels numbered as they come up."""
         if not self.is_plain:
             return digest(self.size, self.entries.tobytes())
-        _, first, channel = np.unique(self.atoms, return_index=True, return_inverse=True)
-        rank = np.argsort(np.argsort(first))
-        return digest(self.size, self.entries.tobytes(), rank[channel].tobytes())
+        rank = {atom: k for k, atom in enumerate(self.order)}
+        channels = np.asarray([rank[atom] for atom in self.atoms.tolist()])
+        return digest(self.size, self.entries.tobytes(), channels.tobytes())
 
     @cached_property
-    def order(self) -> Labels:
+    def order(self) -> list[int]:
         """The atoms as they come up."""
-        _, first = np.unique(self.atoms, return_index=True)
-        return self.atoms[np.sort(first)]
+        return list(dict.fromkeys(self.atoms.tolist()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +77,8 @@ class Structure:
 
     def norms(self, group: str) -> list[float]:
         """Of the weights that a group lies on: they tell groups apart that stand alike."""
-        lying = self.groups[group].lying
-        weights = {(on.layer, on.slot): self.wiring.layers[on.layer].weights[on.slot] for on in lying}
-        constants = [
-            tensor for value in weights.values() if isinstance(tensor := stored(value.raw), gs.Constant)
-        ]
-        entries = [found for tensor in constants if (found := real(tensor)) is not None]
-        return sorted(float(f"{np.linalg.norm(found.astype(np.float64)):.8g}") for found in entries)
+        weights = {(on.layer, on.slot): on for on in self.groups[group].lying}
+        return sorted(norm for on in weights.values() if (norm := _norm(self.wiring, on)) is not None)
 
 
 def structure(groups: Groups) -> Structure:
@@ -160,14 +155,23 @@ def _identity(groups: Groups, wires: Wiring, group: Group, lying: list[Lying], p
 
 
 def _order(wires: Wiring, group: Group, lying: list[Lying]) -> Labels:
-    """The group's atoms as they come on the first weight that has them all."""
-    ranked = sorted(
-        ((not on.is_plain, digest(wires.keys[on.layer], on.slot, on.shape), on.order) for on in lying),
-        key=lambda one: one[:2],
-    )
-    whole = [one for one in ranked if len(one[2]) == group.size]
-    orders = [order for *_, order in whole[:1] or ranked]
-    return np.asarray(list(dict.fromkeys(np.concatenate([*orders, group.atoms]).tolist())), dtype=np.int64)
+    """The group's atoms as they come on the first weight that has them all, and that no other one stands like."""
+    alike: dict[tuple[bool, str], list[Lying]] = {}
+    for on in lying:
+        alike.setdefault((not on.is_plain, digest(wires.keys[on.layer], on.slot, on.shape)), []).append(on)
+    ranked = [alike[rank] for rank in sorted(alike)]
+    whole = [same for same in ranked if len(same[0].order) == group.size]
+    clear = [same for same in whole if all(on.order == same[0].order for on in same)]
+    first = (clear or [sorted(same, key=lambda on: _norm(wires, on) or 0.0) for same in whole])[:1]
+    orders = [on.order for same in first or ranked for on in same]
+    return np.asarray(list(dict.fromkeys(chain(*orders, group.atoms.tolist()))), dtype=np.int64)
+
+
+def _norm(wires: Wiring, on: Lying) -> float | None:
+    """Of the weight, whichever way it is laid out."""
+    tensor = stored(wires.layers[on.layer].weights[on.slot].raw)
+    entries = real(tensor) if isinstance(tensor, gs.Constant) else None
+    return None if entries is None else float(f"{np.linalg.norm(entries.astype(np.float64)):.8g}")
 
 
 def _pairs(entries: Labels, channels: Labels) -> tuple[bytes, bytes]:

@@ -316,6 +316,19 @@ def test_channels_are_counted_along_the_first_weight_not_by_the_files_order(tmp_
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_channels_are_counted_by_content_where_all_weights_stand_alike(seed: int, tmp_path: Path):
+    """`left` and `right` meet in two orders, and so do `up` and `down`: only their entries tell them apart."""
+    proto = net(
+        """net (float[N,3,4,4] x) => (float[N,2,4,4] y) <int64[6] order = {3, 0, 4, 1, 5, 2}> {
+            a = Conv(x, left)  b = Conv(x, right)  c = Gather<axis = 1>(a, order)  d = Add(b, c)
+            e = Conv(d, up)  f = Gather<axis = 1>(d, order)  g = Conv(f, down)  y = Add(e, g)
+        }""",
+        left=(6, 3, 1, 1), right=(6, 3, 1, 1), up=(2, 6, 1, 1), down=(2, 6, 1, 1),
+    )  # fmt: skip
+    replays(proto, seed, random_half, tmp_path)
+
+
 def test_a_networks_key_is_short_and_every_group_has_one():
     found = analysed(conv_net(8))
     known = structure(found)
@@ -324,3 +337,45 @@ def test_a_networks_key_is_short_and_every_group_has_one():
     assert len({identity.key for identity in known.groups.values()}) == len(found.groups)
     for identity in known.groups.values():
         assert sorted(identity.order.tolist()) == list(range(len(identity.order)))
+
+
+# ---- exporters
+
+WAYS = {
+    "other names": {"input_names": ["picture"], "output_names": ["score"], "keep_initializers_as_inputs": True},
+    "any batch": {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}},
+    "nothing folded": {"training": 1, "do_constant_folding": False},
+    "an old opset": {"opset_version": 13},
+    "a newer opset": {"opset_version": 20},
+}
+
+
+def replays_on(network: str, tmp_path: Path, **options: object) -> None:
+    """A plan of the usual export replays on another one, and both slim models are one function."""
+    import torch
+    import torch_nets
+
+    if options.get("training") == 1:
+        options["training"] = torch.onnx.TrainingMode.PRESERVE
+    made = getattr(torch_nets, network)
+    usual, other = torch_nets.torch_export(made), torch_nets.torch_export(made, **options)
+    assert len(analysed(usual).groups) >= 5
+    path = saved(usual, random_half, tmp_path)
+    sample = np.random.default_rng(0).normal(size=made.sample).astype(np.float32)
+    (ours,), (theirs,) = (
+        run(slim_model, {slim_model.graph.input[0].name: sample})
+        for slim_model in (slimmed(usual, random_half), slimmed(other, lambda found: load(path, found)))
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(ours).max())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("network", ["Residual", "Attentive"])
+def test_a_plan_replays_on_another_export(network: str, way: str, tmp_path: Path):
+    replays_on(network, tmp_path, **WAYS[way])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["Residual", "Attentive"])
+def test_a_plan_replays_on_the_other_exporters_file(network: str, tmp_path: Path):
+    replays_on(network, tmp_path, dynamo=True)
