@@ -43,7 +43,7 @@ def lower_permutations(graph: gs.Graph, shapes: Shapes) -> bool:
     Not between two grouped convolutions: there the grid of the chain may be the one that both are made of. The first
     and the last value of a chain keep their names and sizes; what only the chain read is left for `tidy`.
     """
-    pinned = _pinned(graph)
+    pinned = read_elsewhere(graph)
     lowered: dict[int, list[gs.Node]] = {}
     done: set[int] = set()
     grouped: _Grouped | None = None
@@ -87,7 +87,7 @@ def _gather(found: "_Permutation", shapes: Shapes) -> list[gs.Node]:
     ]
 
 
-def _pinned(graph: gs.Graph) -> set[str]:
+def read_elsewhere(graph: gs.Graph) -> set[str]:
     """Values that are read otherwise than by a node of the graph itself."""
     inner = [sub for node in graph.nodes for sub in node.subgraphs(recursive=True)]
     names = {tensor.name for sub in (graph, *inner) for tensor in sub.outputs}
@@ -137,7 +137,7 @@ def _longest(first: gs.Node, shapes: Shapes, pinned: set[str]) -> _Permutation |
     sizes = shapes.sizes.get(first.inputs[0].name)
     if sizes is None or any(0 in pair for pair in sizes):
         return None
-    factors = _Factors(sizes)
+    factors = Factors(sizes)
     chain: list[gs.Node] = []
     longest = None
     node = first
@@ -157,7 +157,7 @@ def _longest(first: gs.Node, shapes: Shapes, pinned: set[str]) -> _Permutation |
 
 
 @dataclass
-class _Factors:
+class Factors:
     """The axes of a value as factors, outermost first, of the axes of the value that the chain began with."""
 
     first: Sizes
@@ -179,7 +179,7 @@ class _Factors:
         return True
 
     def _regroup(self, target: Sizes) -> bool:
-        left = deque(self._finest(factor for axis in self.axes for factor in axis))
+        left = deque(self.finest(factor for axis in self.axes for factor in axis))
         axes = []
         for wanted in target:
             taken: list[int] = []
@@ -208,10 +208,10 @@ class _Factors:
         self.parts[factor] = len(self.sizes) - 2, len(self.sizes) - 1
         return self.parts[factor]
 
-    def _finest(self, factors: Iterable[int]) -> Iterator[int]:
+    def finest(self, factors: Iterable[int]) -> Iterator[int]:
         for factor in factors:
             if factor in self.parts:
-                yield from self._finest(self.parts[factor])
+                yield from self.finest(self.parts[factor])
             else:
                 yield factor
 
@@ -220,9 +220,9 @@ class _Factors:
         if len(self.axes) != len(self.first):
             return None
         before = [
-            list(self._finest([axis])) if size != (1, 1) else [] for axis, size in enumerate(self.first)
+            list(self.finest([axis])) if size != (1, 1) else [] for axis, size in enumerate(self.first)
         ]
-        after = [list(self._finest(axis)) for axis in self.axes]
+        after = [list(self.finest(axis)) for axis in self.axes]
         moved = [axis for axis, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
         if len(moved) != 1 or self.first[moved[0]][0] != self.first[moved[0]][1]:
             return None

@@ -24,6 +24,7 @@ from onnxprune.scopes import graphs, one_name_each
 from onnxprune.sequences import unroll
 from onnxprune.shapes import SMALL, Shapes, infer
 from onnxprune.tidy import tidy
+from onnxprune.views import shorten_views
 
 COPIED = 4096
 """Shared initializers of at most this many entries are copied per reader: exporters merge equal biases of unrelated
@@ -53,7 +54,7 @@ def prepare(model: Model) -> Shapes:
     _write_targets(graph, shapes)
     _one_reader_each(graph, shapes)
     tidy(graph)
-    if lower_permutations(graph, shapes):
+    if lower_permutations(graph, shapes) | shorten_views(graph, shapes):
         tidy(graph)
     return shapes
 
