@@ -132,6 +132,11 @@ class _Settling:
 
     def _keep(self, grid: GridLabels) -> None:
         atoms = self.of[grid.whole]
+        for axis, factor in enumerate(grid.factors):
+            alike = (atoms == atoms.take([0], axis)).all() and (self.of[factor] != self.of[factor[0]]).any()
+            if alike:  # such as the directions of a recurrent layer, which lose the same channels
+                self.frozen.append((factor, grid.because))
+                return
         cells = np.stack(np.meshgrid(*(self.of[f] for f in grid.factors), indexing="ij"), axis=-1)
         stays = (self.because[cells] != NEVER).all(axis=-1)
         if (stays & ~self._is_frozen(grid.whole)).any():

@@ -162,6 +162,16 @@ def test_two_groupings_of_another_shape_cannot_both_be():
     assert atoms.because[atoms.of[whole[0]]] == WHY_SECOND
 
 
+def test_a_factor_along_which_all_entries_are_alike_stays_and_the_others_go():
+    """Directions of a recurrent layer lose the same channels, whatever splits them apart later."""
+    said, whole, row, column = said_grid(2, 3)
+    said.equal.append((whole[:3], whole[3:]))
+    atoms = solve(said)
+    assert partition(atoms, np.concatenate([whole, column])) == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+    assert free(atoms, column) == [True] * 3
+    assert free(atoms, row) == [False] * 2
+
+
 def test_derived_atoms_come_after_the_factors_they_follow():
     said = Statements()
     outer, inner = said.fresh(8), said.fresh(4)

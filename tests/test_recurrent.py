@@ -125,6 +125,21 @@ def test_layers_on_top_of_each_other_have_channels_of_their_own():
     assert_exact(proto, w=KEPT, w_=(1, 3))
 
 
+def test_directions_that_are_joined_split_and_added_let_channels_go():
+    """As torch writes `y.view(T, N, 2, -1).sum(2)`."""
+    proto = net(
+        """net (float[5,N,3] x) => (float[5,N,2] y) {
+            h = GRU<hidden_size=6, direction="bidirectional">(x, w, r, b)  s = Transpose<perm=[0,2,1,3]>(h)
+            t = Reshape(s, joined)  u = Reshape(t, apart)  a = ReduceSum<keepdims=0>(u, two)  y = MatMul(a, v)
+        }""",
+        values={"joined": np.array([0, 0, -1]), "apart": np.array([0, 0, 2, -1]), "two": np.array([2])},
+        **weights("GRU", directions=2),
+        v=(6, 2),
+    )
+    assert sizes(analysed(proto)) == {"w": 6}
+    assert_exact(proto, w=KEPT)
+
+
 def test_the_inputs_of_a_layer_lose_what_the_layer_before_does():
     proto = net(
         """net (float[5,N,3] x) => (float[5,1,N,6] y) {
