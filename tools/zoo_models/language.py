@@ -138,7 +138,7 @@ def text_model(name: str, task: str = "ForSequenceClassification", **options: An
 
 def causal(name: str, config: str | None = None, **options: Any) -> Tiny:
     """A decoder for text with its language model head."""
-    return Tiny(f"{name}ForCausalLM", config or f"{name}Config", options, {"input_ids": ids})
+    return Tiny(f"{name}ForCausalLM", config or f"{name}Config", options)
 
 
 def image_model(name: str, task: str = "ForImageClassification", **options: Any) -> Tiny:
@@ -168,7 +168,10 @@ MODELS: dict[str, Tiny] = {
     "fnet": Tiny("FNetForSequenceClassification", "FNetConfig", {}, {"input_ids": ids}),
     "funnel": text_model("Funnel", block_sizes=[1, 1], d_head=16, d_inner=INNER),
     "modernbert": text_model("ModernBert", global_attn_every_n_layers=2, local_attention=8),
-    "nystromformer": text_model("Nystromformer", num_landmarks=8, segment_means_seq_len=LENGTH),
+    "nystromformer": Tiny(
+        "NystromformerForSequenceClassification", "NystromformerConfig",
+        {"num_landmarks": 8, "segment_means_seq_len": LENGTH, "conv_kernel_size": 5}, {"input_ids": ids},
+    ),
     "roformer": text_model("RoFormer"),
     "xlnet": text_model("XLNet", d_inner=INNER),
     "esm": text_model("Esm", "ForMaskedLM", position_embedding_type="rotary", mask_token_id=4),
@@ -250,7 +253,7 @@ MODELS: dict[str, Tiny] = {
     "swinv2": image_model("Swinv2", **STAGES),
     "convnext": image_model("ConvNext", hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1], patch_size=4),
     "convnextv2": image_model("ConvNextV2", hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1], patch_size=4),
-    "cvt": image_model("Cvt", embed_dim=[16, 32, 64], num_heads=[1, 2, 4], depth=[1, 1, 1]),
+    "cvt": image_model("Cvt", embed_dim=[16, 32, 64], num_heads=[1, 2, 4], depth=[1, 2, 3]),
     "levit": image_model(
         "Levit", hidden_sizes=[32, 48, 64], num_attention_heads=[2, 3, 4], depths=[1, 1, 1], key_dim=[8, 8, 8]
     ),
@@ -275,7 +278,8 @@ MODELS: dict[str, Tiny] = {
     "dpt": Tiny(
         "DPTForDepthEstimation", "DPTConfig",
         {
-            "backbone_out_indices": [0, 1, 1, 1], "neck_hidden_sizes": [16, 32, 32, 32], "fusion_hidden_size": 32,
+            "num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3],
+            "neck_hidden_sizes": [16, 32, 32, 32], "fusion_hidden_size": 32,
             "reassemble_factors": [4, 2, 1, 0.5], "is_hybrid": False,
         },
         PIXELS, ("predicted_depth",),
@@ -309,11 +313,8 @@ def transformers_model(name: str, attention: str | None = None) -> Network:
 
     tiny = MODELS[name]
     kind = getattr(transformers, tiny.config)
-    known = set(vars(kind())) | set(getattr(kind, "attribute_map", {}))
-    options = {key: value for key, value in TINY.items() if key in known}
+    options = _tiny_options(kind, tiny.options)
     options |= {key: value() if callable(value) else value for key, value in tiny.options.items()}
-    if "num_labels" not in options:
-        options["num_labels"] = CLASSES
     torch.manual_seed(0)
     config = kind(**options)
     try:
@@ -332,6 +333,20 @@ def transformers_model(name: str, attention: str | None = None) -> Network:
     randomize(wrapped, lambda: wrapped(*sample(4)))
     free = {i: {1: "tokens"} for i, name in enumerate(names) if name.endswith(("ids", "mask"))}
     return Network(wrapped, sample, free)
+
+
+def _tiny_options(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of TINY that a configuration knows and that do not stand for one of those given."""
+    defaults, alias = vars(kind()), getattr(kind, "attribute_map", {})
+    options: dict[str, Any] = {"num_labels": CLASSES}
+    for key, value in TINY.items():
+        target = alias.get(key, key)
+        staged = isinstance(defaults.get(target), list | tuple) or (
+            "layers" in key and {"depths", "depth"} & set(given)
+        )
+        if target in defaults and target not in given and not staged:
+            options[key] = value
+    return options
 
 
 class _Packed(nn.Module):
