@@ -146,10 +146,7 @@ def tuples_left(node: Node, kept: Kept) -> None:
 @axes("Compress")
 def compress(node: Node) -> str:
     """By a computed condition; what a constant one keeps is a Gather after preparation."""
-    if node.attr("axis") is None:
-        raise Unknown("it flattens its input and keeps entries by a condition")
-    data = names(node.shape(), {node.attr("axis") % len(node.shape())})
-    return f"{data}, _ -> {data.replace('X', 'Y')}"
+    raise Unknown("how many entries it keeps depends on a computed condition")
 
 
 @axes("OneHot")

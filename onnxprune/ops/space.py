@@ -108,20 +108,20 @@ def sizes_left(node: Node, kept: Kept) -> None:
 
 @axes("DeformConv")
 def deformable_conv(node: Node) -> str:
-    """Offsets and masks lie by offset groups, each of which is a run of the input's channels."""
+    """Offsets and masks lie by groups of input channels, as the weight does by its own; one lies within the other."""
     groups, offset_groups = node.attr("group", 1), node.attr("offset_group", 1)
-    channels = "i" if offset_groups == 1 else f"g={offset_groups} i"
-    offset, mask = ("F", "Q") if offset_groups == 1 else ("(g F)", "(g Q)")
-    if groups == 1:
-        weight, out = f"o ({channels})", "o"
-    elif node.shape(1)[1] == 1:  # depthwise
-        weight, out = f"({channels} M) 1", f"({channels} M)"
-    elif offset_groups in (1, groups):
-        channels, weight, out = f"g={groups} i", "(g o) i", "(g o)"
+    if groups % offset_groups == 0:
+        outer, inner = offset_groups, groups // offset_groups
+        weight, out, offset = "(g k o) i", "(g k o)", "g"
+    elif offset_groups % groups == 0:
+        outer, inner = groups, offset_groups // groups
+        weight, out, offset = "(g o) (k i)", "(g o)", "g k"
     else:
         raise Unknown("its channels are grouped in two ways")
-    operands = f"N ({channels}) *S, {weight} *K, N {offset} *T, {out}, N {mask} *T"
-    return f"{operands} -> N {out} *T | N g i o M *T *K"
+    if groups == node.shape()[1]:  # depthwise: what is made of a channel stays with it
+        weight, out = weight.replace("o", "M"), out.replace("o", "M")
+    operands = f"N (g={outer} k={inner} i) *S, {weight} *K, N ({offset} F) *T, {out}, N ({offset} Q) *T"
+    return f"{operands} -> N {out} *T | N g k i o M *T *K"
 
 
 @repair("DeformConv")
