@@ -2,9 +2,13 @@
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
+from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 
 from onnxprune.model import array
 from onnxprune.quantized import MICROSOFT, Operand, quantised
+
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 
 def is_weight(tensor: gs.Constant) -> bool:
@@ -13,7 +17,7 @@ def is_weight(tensor: gs.Constant) -> bool:
 
 
 def is_float(tensor: gs.Constant) -> bool:
-    return bool(np.issubdtype(np.dtype(tensor.dtype), np.floating))
+    return dtype_to_onnx(tensor.dtype) in FLOATS
 
 
 def stored(tensor: gs.Tensor) -> gs.Tensor:
