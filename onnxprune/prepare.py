@@ -12,6 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.copies import take_out_copies
+from onnxprune.dequantised import one_node_each
 from onnxprune.fold import evaluate
 from onnxprune.links import Shape
 from onnxprune.lower import lower_conditions, lower_permutations
@@ -52,6 +53,7 @@ def prepare(model: Model) -> Shapes:
         shapes = infer(graph)
         _fold_fixed(graph, shapes)
     _write_targets(graph, shapes)
+    one_node_each(graph, shapes, COPIED)
     _one_reader_each(graph, shapes)
     tidy(graph)
     if lower_permutations(graph, shapes) | shorten_views(graph, shapes):

@@ -144,6 +144,16 @@ def test_scales_and_zero_points_go_with_their_channel():
         np.testing.assert_array_equal(constant(slimmed, name), WEIGHT[name][[1, 3]])
 
 
+def test_equal_biases_of_unrelated_layers_tie_nothing():
+    text = """net (float[N,4] x) => (float[N,2] y) {
+        d = DequantizeLinear(b, s)  e = Gemm(x, u, d)  f = Relu(e)  g = Gemm(f, v, d)  h = Relu(g)  y = Gemm(h, w)
+    }"""
+    values = params(b=np.int32([1, -2, 3, 4]), s=np.float32(0.1))
+    proto = net(text, values=values, u=(4, 4), v=(4, 4), w=(4, 2))
+    assert sizes(analysed(proto)) == {"u": 4, "v": 4}
+    assert both_sides(proto, {"u": (0, 2), "v": (1,)})[1].equal
+
+
 def test_a_channel_that_would_widen_the_range_is_closed_before_it():
     """DynamicQuantizeLinear takes its scale from all entries."""
     text = """net (float[N,3] x) => (float[N,5] y) {
