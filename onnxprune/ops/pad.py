@@ -106,14 +106,16 @@ def expansion_of(node: Node, sizes: Sequence[int | None]) -> list[int | None]:
 
 @axes("Tile")
 def tile(node: Node) -> Links:
-    links = Links()
-    for axis, (size, times) in enumerate(zip(node.shape(), node.value(1).tolist(), strict=True)):
+    """How often an axis is repeated is read off its sizes: a computed operand may well repeat the batch alone."""
+    links = Links(frozen=[Frozen(At("in1", 0), "reads it as numbers of repeats")])
+    for axis, (size, out) in enumerate(zip(node.shape(), node.out_shape(), strict=True)):
         source, target = At("in0", axis), At("out0", axis)
-        if size is None or size == 1:
-            links.free += [source] + ([target] if times == 1 or size is None else [])
-            if size == 1 and times > 1:
-                links.frozen.append(Frozen(target, "repeats an axis of one entry"))
+        if size is None or out is None:
+            links.free += [source, target]
+            if size is not None:
+                links.frozen.append(Frozen(source, "repeats it a computed number of times"))
+        elif size == 1:
+            links.frozen.append(Frozen(target, "repeats an axis of one entry"))
         else:
-            repeated = tuple(range(size)) * times
-            links.same.append(Same(source, target, repeated, range(size * times)))
+            links.same.append(Same(source, target, tuple(range(size)) * (out // size), range(out)))
     return links

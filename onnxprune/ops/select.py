@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from onnxprune.links import At, Frozen, Links, Same
+from onnxprune.links import At, Frozen, Grid, Links, Same, Virtual
 from onnxprune.ops.registry import Kept, Node, Unknown, axes, repair
 
 Spans = dict[int, range]
@@ -29,10 +29,28 @@ def _end(end: int, step: int) -> int | None:
     return None if step < 0 and end < -(2**30) else end
 
 
+def _cut_at_run_time(node: Node) -> list[int] | None:
+    """The axes that a Slice with computed bounds may cut; None where all bounds are fixed."""
+    given = [node.inputs[number] for number in (1, 2, 4) if node.has(number)]
+    if all(value is None or value.constant is not None for value in given):
+        return None
+    rank = len(node.shape())
+    return [axis % rank for axis in node.operand_ints("axes", 3) or range(node.shape(1)[0] or rank)]
+
+
 @axes("Slice")
 def slice_(node: Node) -> Links:
-    spans = _spans(node)
     links = Links()
+    computed = _cut_at_run_time(node)
+    if computed is not None:
+        for axis in range(len(node.shape())):
+            source, target = At("in0", axis), At("out0", axis)
+            if axis in computed:
+                links.frozen += [Frozen(at, "cuts it at computed bounds") for at in (source, target)]
+            else:
+                links.same.append(Same(source, target))
+        return links
+    spans = _spans(node)
     for axis, size in enumerate(node.shape()):
         source, target = At("in0", axis), At("out0", axis)
         if axis not in spans:
@@ -49,6 +67,8 @@ def slice_(node: Node) -> Links:
 @repair("Slice")
 def slice_bounds(node: Node, kept: Kept) -> None:
     """The bounds in the smaller axis; where what is left is not evenly spaced, a Gather takes its place."""
+    if _cut_at_run_time(node) is not None:
+        return
     spans = _spans(node)
     starts, ends, over, steps = [], [], [], []
     for axis, span in spans.items():
@@ -99,15 +119,22 @@ def gather(node: Node) -> Links:
     for k in range(rank):
         if k != axis:
             links.same.append(Same(At("in0", k), At("out0", k if k < axis else k + index_rank - 1)))
-    if indices is None or indices.constant is None or index_rank > 1 or shape[axis] is None:
-        links.frozen.append(Frozen(At("in0", axis), "indexes it by computed or many-axis indices"))
+    source, targets = At("in0", axis), [At("out0", axis + k) for k in range(index_rank)]
+    if indices is None or indices.constant is None or shape[axis] is None:
+        links.frozen.append(Frozen(source, "indexes it by computed indices"))
+        links.same += [Same(At("in1", k), target) for k, target in enumerate(targets)]
         return links
     chosen = tuple(int(i) % shape[axis] for i in indices.constant.reshape(-1))
-    links.free.append(At("in0", axis))
-    if index_rank == 0 or len(chosen) == 1:
-        links.frozen.append(Frozen(At("in0", axis), "takes a single entry", chosen))
-    else:
-        links.same.append(Same(At("in0", axis), At("out0", axis), chosen))
+    links.free += [source, *targets]
+    along = [at for at, size in zip(targets, indices.constant.shape, strict=True) if size > 1]
+    if len(chosen) == 1:
+        links.frozen.append(Frozen(source, "takes a single entry", chosen))
+    elif len(along) == 1:
+        links.same.append(Same(source, along[0], chosen))
+    else:  # an entry goes with every row or column of the table that it stands in
+        table = Virtual("table", len(chosen))
+        links.same.append(Same(source, table, chosen))
+        links.grids.append(Grid(table, tuple(along)))
     return links
 
 
@@ -122,7 +149,6 @@ def gather_indices(node: Node, kept: Kept) -> None:
     if len(left) == node.shape()[axis]:
         return
     wanted = indices.constant % node.shape()[axis]
-    present = np.isin(wanted, left)
-    chosen = wanted if wanted.ndim == 0 else wanted[present]
-    positions = np.asarray(np.searchsorted(left, chosen), dtype=indices.constant.dtype)
-    node.set_input(1, positions.reshape(chosen.shape))
+    for k in range(wanted.ndim):
+        wanted = wanted.take(kept.indices(node.outputs[0], axis + k), k)
+    node.set_input(1, np.asarray(np.searchsorted(left, wanted), dtype=indices.constant.dtype))
