@@ -1,5 +1,6 @@
 """How channels run through convolutions."""
 
+from onnxprune.foreign import Call, Sizes, shapes
 from onnxprune.ops.registry import Kept, Node, axes, repair
 
 
@@ -34,3 +35,15 @@ def group_count(node: Node, kept: Kept) -> None:
     else:
         outputs = kept.size(node.outputs[0], 1)
         node.raw.attrs["group"] = outputs // kept.size(node.inputs[1], 1)
+
+
+@axes("CausalConvWithState")
+@axes("CausalConvWithState", domain="com.microsoft")
+def causal_conv(node: Node) -> str:
+    """Depthwise over what came before: its own past, which it hands on."""
+    return "N c L, c 1 K, c, N c P -> N c L, N c P | N c L K"
+
+
+@shapes("CausalConvWithState", domain="com.microsoft")
+def causal_conv_shapes(node: Call) -> list[Sizes]:
+    return node.as_if("CausalConvWithState")

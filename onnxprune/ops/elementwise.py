@@ -14,6 +14,7 @@ UNARY = [
     "Asinh",
     "Atan",
     "Atanh",
+    "BitCast",
     "BitwiseNot",
     "Cast",
     "Ceil",
@@ -77,6 +78,7 @@ BROADCASTING = [
     "Pow",
     "Sub",
     "Sum",
+    "SwiGLU",
     "Where",
     "Xor",
 ]

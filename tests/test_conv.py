@@ -1,0 +1,59 @@
+"""Convolutions of the newest opsets."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+from test_law import both_sides
+from text_nets import analysed, net, sizes
+
+from onnxprune import model, rewrite
+from onnxprune.cost import CostModel
+from onnxprune.plan import Plan
+
+CAUSAL = """net (float[N,3,7] x) => (float[N,2,7] y, float[N,2,2] z) {{
+    a = Conv(x, w1)  b = Conv(x, w2)  p = Slice(b, none, two, two)
+    h, s = {domain}CausalConvWithState<activation="silu">(a, w, bias, p)  y = Conv(h, w3)  z = Conv(s, w3)
+}}"""
+
+
+def causal(domain: str) -> onnx.ModelProto:
+    """Six channels, whose past comes from a layer of its own."""
+    values = {"none": np.asarray([0]), "two": np.asarray([2])}
+    shapes = {"w1": (6, 3, 1), "w2": (6, 3, 1), "w": (6, 1, 3), "bias": (6,), "w3": (2, 6, 1)}
+    prefix = f"{domain}." if domain else ""
+    proto = net(CAUSAL.format(domain=prefix), opset=18 if domain else 27, values=values, **shapes)
+    if domain:
+        proto.opset_import.append(helper.make_opsetid(domain, 1))
+    return proto
+
+
+@pytest.mark.parametrize("domain", ["", "com.microsoft"])
+def test_a_causal_convolution_passes_channels_with_their_past(domain: str):
+    found = analysed(causal(domain))
+    assert sizes(found) == {"w1": 6}
+    assert {member.tensor for member in found.groups[0].members} >= {"a", "p", "h", "s", "w", "bias", "w3"}
+    layers = 7 * 3 * (6 + 6) + 7 * 6 * 2 + 2 * 6 * 2
+    assert CostModel(found).total["macs"] == pytest.approx(layers + 7 * 6 * 3)
+
+
+def test_a_causal_convolution_keeps_the_law():
+    assert all(side.equal for side in both_sides(causal("com.microsoft"), {"w1": (0, 2, 5)}))
+
+
+def test_a_gated_unit_of_one_op_ties_its_halves():
+    """SwiGLU of opset 28, which onnxruntime does not run: held against onnx's own evaluation."""
+    text = """net (float[N,3] x) => (float[N,2] y) {
+        a = MatMul(x, w1)  b = MatMul(x, w2)  h = SwiGLU(a, b)  y = MatMul(h, w3)
+    }"""
+    proto = net(text, opset=28, w1=(3, 6), w2=(3, 6), w3=(6, 2))
+    found = analysed(proto)
+    assert sizes(found) == {"w1": 6}
+    kept = np.asarray([1, 4])
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
+    rewrite.apply(found, Plan({"w1": kept}))
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    (ours,) = ReferenceEvaluator(model.to_proto(found.model)).run(None, {"x": x})
+    a, b = x @ weights["w1"][:, kept], x @ weights["w2"][:, kept]
+    np.testing.assert_allclose(ours, (a / (1 + np.exp(-a)) * b) @ weights["w3"][kept], rtol=1e-5, atol=1e-6)
