@@ -25,6 +25,7 @@ from onnxprune.scopes import graphs, one_name_each
 from onnxprune.sequences import unroll
 from onnxprune.shapes import SMALL, Shapes, infer
 from onnxprune.tidy import tidy
+from onnxprune.unpack import unpack_views
 from onnxprune.views import shorten_views
 
 COPIED = 4096
@@ -40,6 +41,7 @@ def prepare(model: Model) -> Shapes:
     one_name_each(graph)
     for scope in graphs(graph):
         _constants_to_initializers(scope)
+    _drop_unread_statistics(graph)
     tidy(graph)
     take_out_copies(graph)
     fold_weights(graph)
@@ -56,8 +58,9 @@ def prepare(model: Model) -> Shapes:
     one_node_each(graph, shapes, COPIED)
     _one_reader_each(graph, shapes)
     tidy(graph)
-    if lower_permutations(graph, shapes) | shorten_views(graph, shapes):
-        tidy(graph)
+    for rewrite_views in (lower_permutations, unpack_views, shorten_views):
+        if rewrite_views(graph, shapes):
+            tidy(graph)
     return shapes
 
 
@@ -67,6 +70,15 @@ def _replace(node: gs.Node, values: list[np.ndarray]) -> None:
             tensor.inputs.clear()
             tensor.to_constant(np.ascontiguousarray(value) if value.ndim else value)
     node.inputs.clear()  # else it stays a reader of them
+
+
+def _drop_unread_statistics(graph: gs.Graph) -> None:
+    """Files of opsets before 14 list BatchNormalization's training outputs; onnxruntime computes none of them."""
+    outputs = {id(tensor) for tensor in graph.outputs}
+    for node in graph.nodes:
+        if node.op == "BatchNormalization" and not node.attrs.get("training_mode", 0):
+            while len(node.outputs) > 1 and not (node.outputs[-1].outputs or id(node.outputs[-1]) in outputs):
+                node.outputs.pop()
 
 
 def _is_output(graph: gs.Graph, node: gs.Node) -> bool:
