@@ -3,7 +3,6 @@
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from onnxprune.axes import bind
 from onnxprune.links import At, Frozen, Links, Same
 from onnxprune.ops.elementwise import names
 from onnxprune.ops.registry import RULES, Kept, Node, Unknown, axes, repair
@@ -34,7 +33,7 @@ def _blocked(node: Node, data: str) -> Links:
     over = node.attr("axis", 1) % len(shape)
     if shape[over] is None:
         raise Unknown("has blocks on an axis of dynamic size")
-    links = bind(f"{data} -> {data}", [shape], [node.out_shape()])
+    links = replace(node, inputs=node.inputs[:1]).links(f"{data} -> {data}")
     member = tuple(entry // block for entry in range(shape[over]))
     for number in (1, 2):
         for axis, count in enumerate(node.shape(number) if node.has(number) else ()):
@@ -86,10 +85,8 @@ def _of_plain(node: Node, form: Quantised) -> Links:
     inputs = tuple(node.inputs[k] if k < len(node.inputs) else None for k in slots)
     plain = replace(node, op=form.plain, inputs=inputs)
     said = RULES["", form.plain](plain)
-    if isinstance(said, str):
-        shapes = [[value.shape if value else None for value in side] for side in (inputs, node.outputs)]
-        said = bind(said, *shapes)
-    moved: Links = _moved(said, {f"in{k}": f"in{slot}" for k, slot in enumerate(slots)})
+    links = plain.links(said) if isinstance(said, str) else said
+    moved: Links = _moved(links, {f"in{k}": f"in{slot}" for k, slot in enumerate(slots)})
     return moved
 
 
