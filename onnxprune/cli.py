@@ -101,12 +101,13 @@ def _feeds(data: Path | None, mean: str | None, std: str | None) -> Feeds | None
 
 @main.command()
 @click.argument("model", type=PATH)
+@click.option("--all", "everything", is_flag=True, help="List every group and every reason, however small.")
 @options.as_json
-def inspect(model: Path, as_json: bool) -> None:
-    """What can be pruned, what not and why, and what it costs."""
+def inspect(model: Path, everything: bool, as_json: bool) -> None:
+    """What can be pruned, what not, why and what to do about it, and what it costs."""
     from onnxprune.inspection import inspect as run
 
-    _print(run(model), as_json, display.inspection)
+    _print(run(model), as_json, lambda result: display.inspection(result, everything=everything))
 
 
 @main.command()

@@ -82,6 +82,16 @@ class CostModel:
                         slopes[g] += others * c * rest
         return np.asarray(slopes / np.asarray(self.sizes or (1,))[: len(slopes)])
 
+    def parts(self, by: str) -> np.ndarray:
+        """Per group, the share of the cost that it has a part in, shape (groups,): what goes when all of it does."""
+        lost = np.zeros(len(self.sizes))
+        for factor, forms in self._terms[by]:
+            whole = factor * prod(sum(c for c, _ in form) for form in forms)
+            for g in {g for form in forms for _, groups in form for g in groups}:
+                left = prod(sum(c for c, groups in form if g not in groups) for form in forms)
+                lost[g] += whole - factor * left
+        return np.asarray(lost / max(self.total[by], 1.0))
+
     def exact(self, removed: np.ndarray) -> dict[str, float]:
         """The costs that are left when these atoms are gone, as fractions of the whole."""
         open_atoms = ~removed

@@ -1,5 +1,6 @@
 """Results as text for people: tables on stdout, progress on stderr."""
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,14 +11,18 @@ import click
 
 if TYPE_CHECKING:
     from onnxprune.demo import Demo
-    from onnxprune.inspection import Inspection
+    from onnxprune.inspection import GroupFacts, Inspection, Lock
     from onnxprune.slimming import Gated, Slimmed
     from onnxprune.training.settings import Progress, Report
     from onnxprune.training.verb import Trained
     from onnxprune.verify import Verification
 
-MOST = 40
-"""Rows of a table of groups; --json has all."""
+MOST = 20
+"""Rows of a table of groups; --all shows the rest."""
+FEW = 10
+"""Rows of a table of reasons."""
+WIDTH = 140
+"""Columns of a table that is not on a terminal."""
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -32,37 +37,119 @@ def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     return "\n".join(lines)
 
 
-def inspection(result: "Inspection") -> None:
-    """Groups with the largest share first, then what is frozen and why."""
-    open_groups = sorted((g for g in result.groups if g.prunable), key=lambda g: -g.macs_share)
+def inspection(result: "Inspection", *, everything: bool = False) -> None:
+    """The model in three lines, the groups with the largest share first, then what is frozen, why, and what to do."""
+    groups = sorted(
+        (g for g in result.groups if g.prunable), key=lambda g: -max(g.macs_share, g.params_share)
+    )
     click.echo(
         f"{result.model}: {result.macs / 1e6:,.1f} M MACs, {result.params / 1e6:,.2f} M parameters, "
-        f"{result.bytes / 2**20:,.1f} MiB; {len(open_groups)} groups of channels can be pruned"
+        f"{result.bytes / 2**20:,.1f} MiB"
     )
-    if open_groups:
-        rows = [("group", "channels", "of the MACs", "of the parameters", "lies on")]
-        rows += [
-            (g.name, str(g.size), f"{g.macs_share:.1%}", f"{g.params_share:.1%}", f"{len(g.members)} axes")
-            for g in open_groups[:MOST]
-        ]
-        click.echo(table(rows))
-        if len(open_groups) > MOST:
-            click.echo(f"... and {len(open_groups) - MOST} more (--json lists all)")
+    if groups:
+        part, half = result.prunable, result.at_half
+        click.echo(
+            f"{len(groups)} group{'s' * (len(groups) > 1)} of channels can be pruned: {part.channels:,} channels "
+            f"that have a part in {_percent(part.macs)} of the MACs and {_percent(part.params)} of the parameters"
+        )
+        click.echo(
+            f"half of each group's channels would keep {half.macs:.2f} of the MACs and {half.params:.2f} of the "
+            "parameters\n"
+        )
+        _groups(groups, everything)
     if result.frozen:
         click.echo("\nfrozen, and why:")
+        _frozen(result.frozen, everything)
+    if not groups:
+        click.echo("nothing can be pruned: the reasons above say what to change")
+
+
+def _groups(groups: Sequence["GroupFacts"], everything: bool) -> None:
+    shown = groups if everything else groups[:MOST]
+    rows = [
+        (g.name if everything else _short(g.name), f"{g.size:,}", _percent(g.macs_share), _percent(g.params_share),
+         str(len({m.tensor for m in g.members})), _some(g.made_by), _some(g.read_by))
+        for g in shown
+    ]  # fmt: skip
+    sides = dict.fromkeys(("channels", "MACs", "params", "tensors"), "right")
+    names = ("group", *sides, "made by", "read by")
+    _rich_table([(name, sides.get(name, "left")) for name in names], rows, ("read by", "made by", "tensors"))
+    rest = groups[len(shown) :]
+    if rest:
+        most = max(max(g.macs_share, g.params_share) for g in rest)
         click.echo(
-            table(
-                [
-                    ("of the parameters", "because"),
-                    *((f"{f.params_share:.1%}", f.because) for f in result.frozen[:MOST]),
-                ],
-                2,
-            )
+            f"... and {len(rest)} more groups, {sum(g.size for g in rest):,} channels, each with a part in at most "
+            f"{_percent(most)}; --all lists them"
         )
-    if not open_groups:
-        click.echo(
-            "nothing can be pruned: the reasons above say which ops to replace or export in another way"
-        )
+
+
+def _frozen(locks: Sequence["Lock"], everything: bool) -> None:
+    """Reasons that differ by the node alone are told once."""
+    alike: dict[tuple[str, str], list[Lock]] = {}
+    for lock in locks:
+        text = lock.because if everything else re.sub(r"^(\w+) '.*': ", r"\1: ", lock.because)
+        alike.setdefault((text, lock.advice), []).append(lock)
+    shares = {kind: min(sum(lock.params_share for lock in same), 1.0) for kind, same in alike.items()}
+    told = sorted(alike, key=lambda kind: -shares[kind])
+    shown = told if everything else told[:FEW]
+    rows = [(_percent(shares[kind]), _because(kind[0], alike[kind]), kind[1]) for kind in shown]
+    _rich_table([("of params", "right"), ("because", "left"), ("what to do", "left")], rows)
+    rest = told[len(shown) :]
+    if rest:
+        click.echo(f"... and {len(rest)} more kinds of reasons, each for {_percent(shares[rest[0]])} of the parameters "
+                   "or less; --all lists them")  # fmt: skip
+
+
+def _because(text: str, locks: Sequence["Lock"]) -> str:
+    """The reason of one node, or of several."""
+    if len(locks) == 1:
+        return locks[0].because
+    node = locks[0].because.partition("'")[2].rpartition("': ")[0]
+    return f"{text} ({len(locks)} nodes, such as {_short(node)})"
+
+
+def _percent(share: float) -> str:
+    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first name, and how many more."""
+    first = _short(names[0], 32) if names else "-"
+    return f"{first} +{len(names) - 1}" if len(names) > 1 else first
+
+
+def _short(name: str, most: int = 48) -> str:
+    """A name by its end, where exporters differ between layers."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
+def _rich_table(
+    columns: Sequence[tuple[str, Any]], rows: Sequence[Sequence[str]], dropped: Sequence[str] = ()
+) -> None:
+    """A table as wide as the terminal: without the `dropped` columns, in this order, where they find no room; texts are
+    wrapped.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    wanted = [max(len(name), *(len(row[k]) for row in rows)) + 3 for k, (name, _) in enumerate(columns)]
+    shown = list(range(len(columns)))
+    for name in dropped:
+        if sum(wanted[k] for k in shown) - 3 > console.width:
+            shown = [k for k in shown if columns[k][0] != name]
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for k in shown:
+        name, side = columns[k]
+        made.add_column(name, justify=side, overflow="fold", no_wrap=side == "right")
+    for row in rows:
+        made.add_row(*(Text(row[k]) for k in shown))
+    with console.capture() as drawn:
+        console.print(made)
+    for line in drawn.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def gated(result: "Gated") -> None:

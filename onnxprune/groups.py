@@ -213,12 +213,17 @@ def _name(tensors: dict[str, gs.Tensor], members: tuple[Member, ...]) -> str:
     for member in members:
         producers = tensors[member.tensor].inputs
         if producers and not isinstance(stored(tensors[member.tensor]), gs.Constant):
-            operands = [stored(tensor) for tensor in producers[0].inputs[1:]]
-            weights = [t for t in operands if isinstance(t, gs.Constant) and len(t.shape) > 1]
-            if weights and not _made_up(weights[0].name):
-                return str(weights[0].name.removesuffix("_quantized").removesuffix(".weight"))
-            return str(producers[0].name)
+            return layer_name(producers[0])
     return members[0].tensor if members else "channels"
+
+
+def layer_name(node: gs.Node) -> str:
+    """A node by its weight, as the exporter called it; else by its own name."""
+    operands = [stored(tensor) for tensor in node.inputs[1:]]
+    weights = [t for t in operands if isinstance(t, gs.Constant) and len(t.shape) > 1]
+    if weights and not _made_up(weights[0].name):
+        return str(weights[0].name.removesuffix("_quantized").removesuffix(".weight"))
+    return str(node.name)
 
 
 def _made_up(name: str) -> bool:

@@ -1,6 +1,6 @@
 """What can be pruned in a model, what cannot and why, and what it costs: `onnxprune inspect`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -12,11 +12,14 @@ import onnx_graphsurgeon as gs
 
 from onnxprune import gates
 from onnxprune import model as files
+from onnxprune.advice import advice
 from onnxprune.cost import CostModel
-from onnxprune.groups import Groups, Member, find
+from onnxprune.groups import Groups, Member, find, layer_name
+from onnxprune.labels import Labels
 from onnxprune.ops import Node, Value
 from onnxprune.reading import operand
 from onnxprune.weights import is_weight, stored
+from onnxprune.wiring import fixed_values, layers_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,12 @@ class GroupFacts:
     frozen_because: str | None
     macs_share: float
     params_share: float
+    made_by: tuple[str, ...] = ()
+    """Layers with weights that make these channels, in graph order."""
+    read_by: tuple[str, ...] = ()
+    """Layers that sum over these channels."""
+    advice: str | None = None
+    """What to do about it where it is frozen."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,16 @@ class Lock:
     because: str
     op: str
     params_share: float
+    advice: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What all prunable groups together come to: channels, and shares of the whole model."""
+
+    channels: int
+    macs: float
+    params: float
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,10 @@ class Inspection:
     bytes: int
     groups: tuple[GroupFacts, ...]
     frozen: tuple[Lock, ...]
+    prunable: Part
+    """What the groups that can be pruned have a part in."""
+    at_half: Part
+    """What is left when each of them keeps half of its channels."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,12 +91,13 @@ def inspect(model: str | Path | onnx.ModelProto) -> Inspection:
     groups = find(loaded)
     costs = CostModel(groups)
     shares = {by: costs.shares(by) for by in ("macs", "params")}
-    facts = [
-        GroupFacts(
-            g.name, g.size, g.members, True, None, *(float(shares[by][g.atoms].sum()) for by in shares)
-        )
-        for g in groups
-    ]
+    made_by, read_by = _layers(groups)
+    facts = []
+    parts = list(zip(costs.parts("macs").tolist(), costs.parts("params").tolist(), strict=True))
+    for k, g in enumerate(groups):
+        macs, params = parts[k]
+        layers = tuple(made_by[k]), tuple(read_by[k])
+        facts.append(GroupFacts(g.name, g.size, g.members, True, None, macs, params, *layers))
     facts += _frozen_groups(groups, shares)
     return Inspection(
         str(loaded.path or loaded.graph.name),
@@ -82,7 +106,53 @@ def inspect(model: str | Path | onnx.ModelProto) -> Inspection:
         size,
         tuple(facts),
         tuple(_locks(groups)),
+        Part(sum(costs.sizes), *(1 - _left(costs, by, 0.0) for by in shares)),
+        Part(sum(n - n // 2 for n in costs.sizes), *(_left(costs, by, 0.5) for by in shares)),
     )
+
+
+def _left(costs: CostModel, by: str, part: float) -> float:
+    """The share of the cost that is left when each group keeps this part of its channels."""
+    if not costs.total[by]:
+        return 1.0
+    return float(costs.fraction(by, [n * part for n in costs.sizes]))
+
+
+def _layers(groups: Groups) -> tuple[list[dict[str, None]], list[dict[str, None]]]:
+    """Per group the layers that make its channels, and those that sum over them, in graph order."""
+    layers = layers_of(groups, fixed_values(groups))
+    made: list[dict[str, None]] = [{} for _ in groups]
+    read: list[dict[str, None]] = [{} for _ in groups]
+    for number, (node, links) in enumerate(zip(groups.nodes, groups.links, strict=True)):
+        summed = [groups.place(number, at) for at in links.summed] if links else []
+        on_outputs = [labels for v in node.outputs if v for labels in groups.labels[v.name]]
+        on_weights = (
+            [labels for w in layers[number].weights for labels in groups.labels[w.name]]
+            if number in layers
+            else []
+        )
+        makes = _groups_on(groups, on_outputs) & _groups_on(groups, on_weights) if on_weights else set()
+        for found, lying in ((made, makes), (read, _groups_on(groups, summed))):
+            for group in lying:
+                found[group][layer_name(node.raw)] = None
+    return made, read
+
+
+def _groups_on(groups: Groups, axes: Iterable[Labels | None]) -> set[int]:
+    """The groups that lie on some of these axes."""
+    atoms = [np.unique(groups.atoms.of[labels]) for labels in axes if labels is not None]
+    if not atoms:
+        return set()
+    together = np.concatenate(atoms)
+    found = set(groups.group_of[together].tolist())
+    if groups.atoms.derived:
+        found |= {
+            int(groups.group_of[s])
+            for atom in together.tolist()
+            if atom in groups.atoms.derived
+            for s in groups.deciding(atom)
+        }
+    return found - {-1}
 
 
 def _claimed_weight_axes(groups: Groups) -> Iterator[tuple[Member, np.ndarray]]:
@@ -130,9 +200,17 @@ def _frozen_groups(groups: Groups, shares: dict[str, np.ndarray]) -> Iterator[Gr
     for (alike_axes, reason), found in alike.items():
         chosen = np.asarray(found)
         name = f"{alike_axes[0].tensor}[{alike_axes[0].axis}]"
-        share = {by: float(shares[by][chosen].sum()) for by in shares}
+        share = {by: min(float(shares[by][chosen].sum()), 1.0) for by in shares}
+        because = groups.reasons[reason].text
         yield GroupFacts(
-            name, len(found), alike_axes, False, groups.reasons[reason].text, share["macs"], share["params"]
+            name,
+            len(found),
+            alike_axes,
+            False,
+            because,
+            share["macs"],
+            share["params"],
+            advice=advice(because),
         )
 
 
@@ -148,7 +226,7 @@ def _locks(groups: Groups) -> Iterator[Lock]:
             weights[member.tensor] = max(weights.get(member.tensor, 0.0), count / len(atoms))
     sizes = {value.name: prod(value.raw.shape) for value in _constants(groups)}
     locks = [
-        Lock(text, op, sum(sizes[name] * share for name, share in weights.items()) / total)
+        Lock(text, op, sum(sizes[name] * share for name, share in weights.items()) / total, advice(text))
         for (text, op), weights in held.items()
     ]
     yield from sorted(locks, key=lambda lock: -lock.params_share)

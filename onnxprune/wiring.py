@@ -138,7 +138,7 @@ class Wiring:
 def wiring(groups: Groups) -> Wiring:
     """Finds the layers of a model and gives them their keys."""
     fixed = fixed_values(groups)
-    layers = {k: layer for k in range(len(groups.nodes)) if (layer := _layer(groups, k, fixed))}
+    layers = layers_of(groups, fixed)
     numbers = {id(node.raw): k for k, node in enumerate(groups.nodes)}
     steps = list(_steps(groups.model.graph, numbers, fixed))
     forward, backward = _forward(groups, layers, steps), _backward(groups, layers, steps)
@@ -158,6 +158,11 @@ def wiring(groups: Groups) -> Wiring:
     for number, near in forward.near.items():
         depth[number] = max((depth[k] + (k in layers) for k in near), default=0)
     return Wiring(layers, forward, backward, keys, paths, after, depth)
+
+
+def layers_of(groups: Groups, fixed: set[str]) -> dict[int, Layer]:
+    """The nodes that compute with weights, by their number; `fixed` as `fixed_values` finds it."""
+    return {k: layer for k in range(len(groups.nodes)) if (layer := _layer(groups, k, fixed))}
 
 
 def _layer(groups: Groups, number: int, fixed: set[str]) -> Layer | None:

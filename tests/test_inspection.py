@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -71,6 +72,52 @@ def test_a_share_is_all_that_a_group_has_a_part_in(by: str):
     assert head == pytest.approx(owned[1] / total)
 
 
+def test_a_share_is_never_more_than_all():
+    """A square weight between the same channels is theirs once, not twice."""
+    proto = net(
+        """net (float[N,3,4,4] x) => (float[N,2,4,4] y) {
+            a = Conv(x, first)  b = Conv(a, square)  c = Add(a, b)  y = Conv(c, last)
+        }""",
+        first=(32, 3, 1, 1), square=(32, 32, 1, 1), last=(2, 32, 1, 1),
+    )  # fmt: skip
+    (group,) = (group for group in inspect(proto).groups if group.prunable)
+    assert (group.macs_share, group.params_share) == (1.0, 1.0)
+
+
+def test_the_whole_is_what_all_groups_have_a_part_in():
+    found = inspect(mixed())
+    assert (found.prunable.channels, found.prunable.params) == (8, pytest.approx((24 + 64) / 168))
+    assert found.at_half.channels == 4
+    assert found.at_half.params == pytest.approx((12 + 32 + 64 + 16) / 168)
+    nothing = inspect(RELU)
+    assert (nothing.prunable.channels, nothing.prunable.macs, nothing.at_half.macs) == (0, 0, 1)
+
+
+def test_layers_that_make_and_read_a_group_are_named():
+    proto = net(
+        """net (float[N,3,4,4] x) => (float[N,8] y) {
+            a = Conv(x, stem)  b = BatchNormalization(a, s, t, m, v)  c = Conv<group = 8>(b, deep)
+            d = Conv(c, up)  e = Relu(d)  f = Conv(e, down)  g = Add(c, f)  h = GlobalAveragePool(g)
+            i = Flatten(h)  y = Gemm(i, head)
+        }""",
+        stem=(8, 3, 1, 1), deep=(8, 1, 1, 1), up=(16, 8, 1, 1), down=(8, 16, 1, 1), head=(8, 8),
+        s=(8,), t=(8,), m=(8,), values={"v": np.ones(8, np.float32)},
+    )  # fmt: skip
+    spine, inner = (group for group in inspect(proto).groups if group.prunable)
+    assert (spine.made_by, spine.read_by) == (("stem", "deep", "down"), ("up", "head"))
+    assert (inner.made_by, inner.read_by) == (("up",), ("down",))
+
+
+def test_every_frozen_group_and_lock_says_what_to_do():
+    found = inspect(mixed())
+    assert all(lock.advice for lock in found.frozen)
+    assert {group.name: group.advice is None for group in found.groups} == {
+        group.name: group.prunable for group in found.groups
+    }
+    (lock,) = (lock for lock in found.frozen if lock.op == "Mix")
+    assert "onnxprune/ops/README.md" in lock.advice
+
+
 def test_frozen_channels_of_weights_are_listed_with_the_reason():
     found = of(inspect(conv_net()), "head.weight[0]")
     assert found["prunable"] is False
@@ -120,7 +167,11 @@ def test_nothing_is_changed():
 def test_the_document_is_plain_json():
     document = inspect(mixed()).to_json()
     assert json.loads(json.dumps(document)) == json.loads(json.dumps(document, default=str))
-    assert document.keys() == {"model", "macs", "params", "bytes", "groups", "frozen"}
+    assert document.keys() == {
+        "model", "macs", "params", "bytes", "groups", "frozen", "prunable", "at_half"
+    }  # fmt: skip
     assert {tuple(group) for group in document["groups"]} == {
-        ("name", "size", "members", "prunable", "frozen_because", "macs_share", "params_share")
-    }
+        ("name", "size", "members", "prunable", "frozen_because", "macs_share", "params_share", "made_by", "read_by",
+         "advice")
+    }  # fmt: skip
+    assert {tuple(lock) for lock in document["frozen"]} == {("because", "op", "params_share", "advice")}
