@@ -1,5 +1,7 @@
-"""What a measurement was made on."""
+"""The machine: what a measurement was made on, and its memory."""
 
+import contextlib
+import ctypes
 import os
 import platform
 import shutil
@@ -23,6 +25,14 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def release_memory() -> None:
+    """Hands memory that nothing uses any more back to the system, where the C library keeps it to itself otherwise
+    (glibc: some 150 MiB after a session of ResNet-50).
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _processor() -> str:

@@ -16,7 +16,7 @@ from onnxprune.cost import CostModel
 from onnxprune.errors import LawError, ModelError
 from onnxprune.groups import Groups, find
 from onnxprune.plan import Plan
-from onnxprune.verify import Feed, Verification, verify
+from onnxprune.verify import Feed, Recording, Verification, compare, record, verify
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +120,7 @@ class Attempts:
         gates.set_latents(gated, plan.latents(groups))
         if original_is == CLOSED:
             self._check_original(gated)
+        recorded = record(gated, feeds=self._inputs(gated), seed=self.seed, where=self.where)
         start = time.perf_counter()
         gates.strip(model)
         pruned = _pruned(groups, plan)
@@ -130,7 +131,7 @@ class Attempts:
             return Attempt(gated, gated, FAILED, kept, document, pruned, 0.0)
         seconds += time.perf_counter() - start
         slim = files.export(model)
-        return Attempt(gated, slim, self._check(gated, slim), kept, document, pruned, seconds)
+        return Attempt(gated, slim, _check(recorded, slim), kept, document, pruned, seconds)
 
     def _inputs(self, model: Apart) -> Iterator[Feed] | None:
         return self.feeds(model.light) if self.feeds else None
@@ -141,15 +142,13 @@ class Attempts:
         if not check.equal:
             raise LawError(differs(self.where, "taken apart and put together", check))
 
-    def _check(self, gated: Apart, slim: Apart) -> Verification:
-        try:
-            return verify(gated, slim, feeds=self._inputs(gated), seed=self.seed, where=self.where)
-        except ModelError as reason:
-            verify(
-                gated, gated, feeds=self._inputs(gated), seed=self.seed, where=self.where
-            )  # its own fault?
-            log.debug("the slim model does not run: %s", reason)
-            return FAILED
+
+def _check(recorded: Recording, slim: Apart) -> Verification:
+    try:
+        return compare(recorded, slim)
+    except ModelError as reason:
+        log.debug("the slim model does not run: %s", reason)
+        return FAILED
 
 
 def _pruned(groups: Groups, plan: Plan) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The law: gated and slim model compute the same function, measured in onnxruntime."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import onnx
 from onnxprune.apart import Apart, take_apart
 from onnxprune.errors import LawError, ModelError
 from onnxprune.intake import read
+from onnxprune.machine import release_memory
 from onnxprune.session import batch_axes, declared_inputs, describe, open_session, random_inputs, reason
 from onnxprune.unrounded import unrounded
 
@@ -65,18 +66,51 @@ def verify(
     Raises ModelError where the two have other inputs or outputs, or one does not run; LawError where there is nothing
     to prove because an output holds NaN or no finite number.
     """
-    given = None if feeds is None else list(feeds)
-    found = _compare(gated, slim, given, tolerance, provider, seed, where)
+    return compare(record(gated, feeds=feeds, provider=provider, seed=seed, where=where), slim, tolerance)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a model computes on some inputs, for others to be held against."""
+
+    model: Model
+    interface: tuple[list[str], list[str]]
+    """Names of inputs and outputs."""
+    runs: Sequence[tuple[Feed, list[np.ndarray]]]
+    where: str | None
+    provider: str
+    optimize: bool
+
+
+def record(
+    model: Model,
+    *,
+    feeds: Iterable[Feed] | None = None,
+    provider: str = "cpu",
+    seed: int = 0,
+    where: str | None = None,
+    optimize: bool = True,
+) -> Recording:
+    """Runs the model as `verify` does. Raises ModelError where it does not run."""
+    with _Runner(model, provider, where, optimize) as runner:
+        runs = [(feed, runner(feed)) for feed in feeds] if feeds is not None else runner.random_runs(seed)
+        return Recording(model, runner.interface, runs, where, provider, optimize)
+
+
+def compare(recorded: Recording, slim: Model, tolerance: float | None = None) -> Verification:
+    """How far `slim` is from the recorded model, as `verify` has it."""
+    found = _distance(recorded, slim, tolerance)
+    feeds = [feed for feed, _ in recorded.runs]
     try:
-        first = _unrounded(gated)
-        second = _unrounded(slim) if first is not None else None
+        second = _unrounded(slim)
+        first = _unrounded(recorded.model) if second is not None else None
         if first is None or second is None:
             return found
-        real = _compare(first, second, given, tolerance, provider, seed, where, optimize=False)
+        real = record(first, feeds=feeds, provider=recorded.provider, where=recorded.where, optimize=False)
+        return replace(_distance(real, second, tolerance), rounded=found.max_rel_error)
     except ModelError as error:
         log.debug("not compared without rounding: %s", error)
         return found
-    return replace(real, rounded=found.max_rel_error)
 
 
 def _unrounded(model: Model) -> Apart | None:
@@ -86,33 +120,19 @@ def _unrounded(model: Model) -> Apart | None:
     return None if real is None else Apart(real, parts.weights)
 
 
-def _compare(
-    gated: Model,
-    slim: Model,
-    feeds: list[Feed] | None,
-    tolerance: float | None,
-    provider: str,
-    seed: int,
-    where: str | None,
-    *,
-    optimize: bool = True,
-) -> Verification:
+def _distance(recorded: Recording, slim: Model, tolerance: float | None) -> Verification:
     worst, samples, limit = 0.0, 0, 1e-5
-    first = _Runner(gated, provider, where, optimize)
-    given = [(feed, first(feed)) for feed in feeds] if feeds is not None else first.random_runs(seed)
-    interface = first.interface
-    del first
-    second = _Runner(slim, provider, where, optimize)
-    if interface != second.interface:
-        raise ModelError(
-            f"{describe(gated)} and {describe(slim)} have other inputs or outputs ({interface}, {second.interface}); "
-            f"compare a model with its own slim one"
-        )
-    for feed, left in given:
-        samples += next(iter(feed.values())).shape[0] if feed and next(iter(feed.values())).ndim else 1
-        for output, x, y in zip(interface[1], left, second(feed), strict=True):
-            worst = max(worst, relative_error(x, y, output))
-            limit = max(limit, TOLERANCE.get(x.dtype, 1e-5))
+    with _Runner(slim, recorded.provider, recorded.where, recorded.optimize) as runner:
+        if recorded.interface != runner.interface:
+            raise ModelError(
+                f"{describe(recorded.model)} and {describe(slim)} have other inputs or outputs "
+                f"({recorded.interface}, {runner.interface}); compare a model with its own slim one"
+            )
+        for feed, left in recorded.runs:
+            samples += next(iter(feed.values())).shape[0] if feed and next(iter(feed.values())).ndim else 1
+            for output, x, y in zip(recorded.interface[1], left, runner(feed), strict=True):
+                worst = max(worst, relative_error(x, y, output))
+                limit = max(limit, TOLERANCE.get(x.dtype, 1e-5))
     return Verification(worst, limit if tolerance is None else tolerance, samples)
 
 
@@ -120,14 +140,22 @@ Run = tuple[Feed, list[np.ndarray]]
 
 
 class _Runner:
-    """A model in onnxruntime, with errors that name it."""
+    """A model in onnxruntime, with errors that name it; within a `with` statement, after which its memory is free."""
 
     def __init__(self, model: Model, provider: str, where: str | None, optimize: bool) -> None:
         self.model, self.where = model, where or describe(model)
+        release_memory()
         try:
             self.session = open_session(model, provider=provider, optimize=optimize, exact=True, lean=True)
         except ModelError as error:
             raise ModelError(str(error).replace(describe(model), self.where, 1)) from None
+
+    def __enter__(self) -> "_Runner":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self.session
+        release_memory()
 
     @property
     def interface(self) -> tuple[list[str], list[str]]:

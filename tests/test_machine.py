@@ -1,7 +1,8 @@
+import numpy as np
 import onnxruntime
 import pytest
 
-from onnxprune.machine import describe_machine, usable_cores
+from onnxprune.machine import describe_machine, release_memory, usable_cores
 
 
 def test_the_machine_is_one_line_with_cores_and_onnxruntime():
@@ -23,3 +24,14 @@ def test_the_gpu_is_named_where_it_computes(tmp_path, monkeypatch, script, name)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert name in describe_machine("cuda")
     assert name not in describe_machine("cpu")
+
+
+def test_releasing_memory_changes_nothing_that_is_in_use():
+    kept = np.arange(1 << 20)
+    release_memory()
+    assert (kept == np.arange(1 << 20)).all()
+
+
+def test_where_the_c_library_cannot_release_memory_nothing_happens(monkeypatch):
+    monkeypatch.setattr("onnxprune.machine.ctypes.CDLL", lambda _: object())
+    release_memory()
