@@ -36,6 +36,11 @@ class Quantised:
         """Whether it sums products of two operands: a closed channel of the first must hold the zero point."""
         return self.plain in ("Conv", "Gemm", "MatMul")
 
+    @property
+    def measures(self) -> bool:
+        """Whether it quantises its first operand itself, by the range of all entries."""
+        return self.multiplies and self.operands[0].scale is None and self.operands[0].zero is None
+
     def axis(self, rank: int, transposed: bool) -> int:
         """The axis of the second operand that has a scale and a zero point per entry, if it has several."""
         return 0 if self.plain == "Conv" or transposed else rank - 1
@@ -61,6 +66,7 @@ TABLE: Mapping[tuple[str, str], Quantised] = {
     ("", "QLinearConv"): Quantised("Conv", _slots(0, 3), (6, 7), 8),
     ("", "QLinearMatMul"): Quantised("MatMul", _slots(0, 3), (6, 7)),
     (MICROSOFT, "DynamicQuantizeMatMul"): _FLOAT_A,
+    (MICROSOFT, "NhwcMaxPool"): Quantised("MaxPool", (Operand(0),)),
     (MICROSOFT, "MatMulIntegerToFloat"): Quantised("MatMul", (Operand(0, 2, 4), Operand(1, 3, 5)), None, 6),
     (MICROSOFT, "QGemm"): Quantised("Gemm", _slots(0, 3), (7, 8), 6),
     (MICROSOFT, "QLinearAdd"): Quantised("Add", _slots(0, 3), (6, 7)),
@@ -78,3 +84,8 @@ def quantised(domain: str, op: str, inputs: int) -> Quantised | None:
     if found is not None and op == "QLinearConcat":
         return Quantised("Concat", _slots(*range(2, inputs, 3)), found.result)
     return found
+
+
+def channels_last(op: str, attribute: int) -> bool:
+    """Whether a node with this attribute `channels_last` has the channels of its image in the last axis."""
+    return op == "NhwcMaxPool" or bool(attribute)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
-from onnxprune.quantized import TABLE, Operand, Quantised, quantised
+from onnxprune.quantized import TABLE, Operand, Quantised, channels_last, quantised
 
 ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear", "MatMulNBits", *(op for _, op in TABLE)}
 """Ops that round what follows from the inputs; MatMulNBits inside, where its accuracy_level says so."""
@@ -178,8 +178,6 @@ class _Writer:
 
     def _plain(self, node: NodeProto, form: Quantised) -> None:
         """The plain op on real operands, quantised again where the op does so."""
-        if _attribute(node, "channels_last", 0):
-            raise _Unknown
         attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
         transposed, alpha = bool(attributes.get("transB", 0)), attributes.get("alpha", 1.0)
         operands = [self._operand(node, form, k, transposed) for k in range(len(form.operands))]
@@ -190,7 +188,13 @@ class _Writer:
             operands.append(self._op("Mul", bias, unit))
         known = onnx.defs.get_schema(form.plain, self.opset).attributes
         kept = {name: value for name, value in attributes.items() if name in known}
+        last = channels_last(node.op_type, attributes.get("channels_last", 0))
+        rank = len(attributes.get("kernel_shape", (1, 1))) + 2
+        if last:
+            operands[0] = self._op("Transpose", operands[0], perm=[0, rank - 1, *range(1, rank - 1)])
         value = self._op(form.plain, *operands, **kept)
+        if last:
+            value = self._op("Transpose", value, perm=[0, *range(2, rank), 1])
         if bias and form.plain == "MatMul":
             value = self._op("Add", value, bias)
         if form.result is not None and _has(node, form.result[0]):
@@ -203,8 +207,8 @@ class _Writer:
     def _operand(self, node: NodeProto, form: Quantised, number: int, transposed: bool) -> str:
         """An operand as `scale * (entry - zero_point)`."""
         operand: Operand = form.operands[number]
-        if operand.scale is None and operand.zero is None:
-            return node.input[operand.at]  # a condition, say
+        if form.plain == "Where" and number == 0:
+            return node.input[operand.at]
         value = self._float(node.input[operand.at])
         axis = 0 if form.plain == "Conv" or transposed else -1
         for kind, slot in (("Sub", operand.zero), ("Mul", operand.scale)):

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.foreign import Call, Silent, Sizes, shapes
 from onnxprune.ops.forms import Form, gated
-from onnxprune.quantized import MICROSOFT, TABLE, quantised
+from onnxprune.quantized import MICROSOFT, TABLE, channels_last, quantised
 
 HELD = [key for key, form in TABLE.items() if form.multiplies and form.operands[0].zero is not None]
 """Ops that multiply whole numbers after taking a zero point off them."""
@@ -28,28 +28,36 @@ def hold_zero_point(form: Form) -> None:
 
 
 def _like(op: str, call: Call) -> int:
-    """The input whose element type comes out: an operand's, or its scale's where the result is not quantised."""
+    """The input whose element type comes out: the zero point; a scale where the result is not quantised."""
     form = quantised(MICROSOFT, op, call.inputs)
-    if form is None or (form.result is not None and call.has(form.result[0])):
-        return form.operands[-1].at if form else 0
-    return form.operands[1].scale or 0
+    if form is None:
+        return 0
+    if form.multiplies and (form.result is None or not call.has(form.result[0])):
+        return form.operands[1].scale or 0
+    if form.result is not None and call.has(form.result[1]):
+        return form.result[1]
+    return form.operands[-1 if form.plain == "Where" else 0].at
 
 
 def _shape(op: str, call: Call) -> list[Sizes]:
     """As onnx infers it for the plain op."""
     form = quantised(MICROSOFT, op, call.inputs)
-    if form is None or call.attr("channels_last", 0):
+    if form is None:
         raise Silent
     schema = onnx.defs.get_schema(form.plain, 13)
+    sizes = [call.shape(operand.at) for operand in form.operands]
+    last = channels_last(op, call.attr("channels_last", 0))
+    if last:
+        sizes[0] = (sizes[0][0], sizes[0][-1], *sizes[0][1:-1])
     types = {
-        f"x{k}": helper.make_tensor_type_proto(TensorProto.FLOAT, call.shape(operand.at))
-        for k, operand in enumerate(form.operands)
+        f"x{k}": helper.make_tensor_type_proto(TensorProto.FLOAT, shape) for k, shape in enumerate(sizes)
     }
     given = {name: value for name in schema.attributes if (value := call.attr(name)) is not None}
     node = helper.make_node(form.plain, [*types], ["y"], **given)
     opsets = [helper.make_opsetid("", 13)]
     found = onnx.shape_inference.infer_node_outputs(schema, node, types, {}, opset_imports=opsets)
-    return [tuple(axis.dim_value for axis in found["y"].tensor_type.shape.dim)]
+    made = tuple(axis.dim_value for axis in found["y"].tensor_type.shape.dim)
+    return [(made[0], *made[2:], made[1]) if last else made]
 
 
 @shapes("QuantizeLinear", domain=MICROSOFT, like=2)

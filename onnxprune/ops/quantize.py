@@ -5,8 +5,8 @@ from typing import Any
 
 from onnxprune.links import At, Frozen, Links, Same
 from onnxprune.ops.elementwise import names
-from onnxprune.ops.registry import RULES, Kept, Node, Unknown, axes, repair
-from onnxprune.quantized import MICROSOFT, TABLE, Operand, Quantised, quantised
+from onnxprune.ops.registry import RULES, Kept, Node, Unknown, Value, axes, repair
+from onnxprune.quantized import MICROSOFT, TABLE, Operand, Quantised, channels_last, quantised
 
 
 @axes("QuantizeLinear", "DequantizeLinear")
@@ -63,9 +63,7 @@ def quantised_op(node: Node) -> Links:
         counted = [at for at in (*links.summed, *links.measured) if at.operand.startswith("in")]
         links.frozen += [Frozen(at, "takes a statistic of whole numbers over them") for at in counted]
         links.summed, links.measured = [], []
-    if (
-        form.operands[0].scale is None and form.operands[0].zero is None
-    ):  # quantised within, by the range of all
+    if form.measures:
         over = [At("in0", axis) for axis in range(len(node.shape()))]
         links.measured = [at for at in over if at not in links.summed]
     return links
@@ -73,8 +71,8 @@ def quantised_op(node: Node) -> Links:
 
 def _form(node: Node) -> Quantised:
     form = quantised(node.domain, node.op, len(node.inputs))
-    if form is None or node.attr("channels_last", 0):
-        raise Unknown("has its channels last")
+    if form is None:
+        raise Unknown("has no plain op")
     return form
 
 
@@ -82,22 +80,36 @@ def _of_plain(node: Node, form: Quantised) -> Links:
     slots = [operand.at for operand in form.operands]
     if form.bias is not None and form.plain != "MatMul":
         slots.append(form.bias)
-    inputs = tuple(node.inputs[k] if k < len(node.inputs) else None for k in slots)
-    plain = replace(node, op=form.plain, inputs=inputs)
+    inputs = [node.inputs[k] if k < len(node.inputs) else None for k in slots]
+    outputs = [*node.outputs]
+    to = {f"in{k}": f"in{slot}" for k, slot in enumerate(slots)}
+    order: list[int] = []
+    if channels_last(node.op, node.attr("channels_last", 0)):
+        rank = len(node.shape())
+        order = [0, rank - 1, *range(1, rank - 1)]
+        inputs[0], outputs[0] = _turned(inputs[0], order), _turned(outputs[0], order)
+    plain = replace(node, op=form.plain, inputs=tuple(inputs), outputs=tuple(outputs))
     said = RULES["", form.plain](plain)
     links = plain.links(said) if isinstance(said, str) else said
-    moved: Links = _moved(links, {f"in{k}": f"in{slot}" for k, slot in enumerate(slots)})
+    moved: Links = _moved(links, to, order)
     return moved
 
 
-def _moved(said: Any, to: dict[str, str]) -> Any:
-    """Statements on other operands."""
+def _turned(value: Value | None, order: list[int]) -> Value | None:
+    """An image with its channels first."""
+    sizes = value.sizes if value else None
+    return value if value is None or sizes is None else replace(value, sizes=tuple(sizes[k] for k in order))
+
+
+def _moved(said: Any, to: dict[str, str], order: list[int]) -> Any:
+    """Statements on other operands, and (`order`) on images whose channels were put first."""
     if isinstance(said, At):
-        return replace(said, operand=to.get(said.operand, said.operand))
+        axis = order[said.axis] if order and said.operand in ("in0", "out0") else said.axis
+        return At(to.get(said.operand, said.operand), axis)
     if isinstance(said, list | tuple):
-        return type(said)(_moved(one, to) for one in said)
+        return type(said)(_moved(one, to, order) for one in said)
     if is_dataclass(said) and not isinstance(said, type):
-        return replace(said, **{f.name: _moved(getattr(said, f.name), to) for f in fields(said)})
+        return replace(said, **{f.name: _moved(getattr(said, f.name), to, order) for f in fields(said)})
     return said
 
 
@@ -127,4 +139,5 @@ def group_count(node: Node, kept: Kept) -> None:
     """As many groups as are left."""
     if node.attr("group", 1) > 1:
         weight = node.inputs[_form(node).operands[1].at]
-        node.raw.attrs["group"] = kept.size(node.inputs[0], 1) // kept.size(weight, 1)
+        channels = len(node.shape()) - 1 if node.attr("channels_last", 0) else 1
+        node.raw.attrs["group"] = kept.size(node.inputs[0], channels) // kept.size(weight, 1)

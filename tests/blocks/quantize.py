@@ -278,6 +278,30 @@ def qlinear_pool(g: Sketch, x: Value) -> Value:
     return dequantise(g, Whole(y, *out, "image", x.rms))
 
 
+@block("QLinearConv with channels last", on="image", rare=True)
+def qlinear_conv_last(g: Sketch, x: Value) -> Value:
+    """And what onnxruntime's optimizer leaves the channels last for."""
+    if len(x.space) != 2:
+        return through(g, x)
+    x, channels, groups, attributes = convolution(g, x)
+    whole = quantise(g, x)
+    dtype = np.int8 if whole.value.elem == TensorProto.INT8 else np.uint8
+    w = weight(g, kernel(g, x, channels, groups, attributes), g.pick([None, 0]), dtype)
+    out, operands = parameters(g, 1, dtype), [whole.scale, whole.zero, *w.operands]
+    plain = g.op("Conv", x, g.constant(np.zeros(w.value.shape, np.float32)), **attributes)  # for its shape
+    turned = g.op("Transpose", whole.value, perm=(0, 2, 3, 1))
+    shape = (plain.shape[0], *plain.shape[2:], channels)
+    made = {"like": turned, "shape": shape}
+    y = microsoft(g, "QLinearConv", turned, *operands, *out, **made, **attributes, channels_last=1)
+    match g.pick(["conv", "max", "mean"]):
+        case "max":
+            y = microsoft(g, "NhwcMaxPool", y, like=y, kernel_shape=[1, 1], strides=[1, 1])
+        case "mean":
+            made["shape"] = (shape[0], 1, 1, channels)
+            y = microsoft(g, "QLinearGlobalAveragePool", y, *out, *out, **made, channels_last=1)
+    return dequantise(g, Whole(g.op("Transpose", y, perm=(0, 3, 1, 2)), *out, "image", 1))
+
+
 @block("QGemm", on="vector")
 def qgemm(g: Sketch, x: Value) -> Value:
     whole, channels, transposed = quantise(g, x), g.number(2, 8), g.chance(50)
