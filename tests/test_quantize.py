@@ -1,6 +1,8 @@
 """Quantised models, as onnxruntime's quantiser writes them, lose channels exactly."""
 
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,12 @@ from text_nets import analysed, because, net, sizes
 
 from onnxprune import gates, model, rewrite
 from onnxprune.cost import CostModel
+from onnxprune.errors import PlanError
+from onnxprune.ops import FORMS
+from onnxprune.ops.forms import Form
 from onnxprune.plan import Plan
 from onnxprune.session import open_session
-from onnxprune.slimming import slim
+from onnxprune.slimming import Slimmed, slim
 
 CNN = """net (float[N,3,16,16] x) => (float[N,10] y) {
     a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, stem, b0)  b = Relu(a)
@@ -70,47 +75,52 @@ WAYS: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
+@dataclass(frozen=True)
+class Halved:
+    before: Path
+    after: Path
+    result: Slimmed
+
+
 @pytest.fixture(scope="module")
-def quantised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folder = tmp_path_factory.mktemp("quantised")
-    onnx.save(net(CNN, opset=17, **SHAPES), folder / "float.onnx")
-
-    def made(way: str) -> Path:
-        target = folder / f"{way}.onnx"
-        if not target.exists():
-            WAYS[way](folder / "float.onnx", target)
-        return target
-
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("quantised")
+    onnx.save(net(CNN, opset=17, **SHAPES), made / "float.onnx")
     return made
 
 
-@pytest.mark.filterwarnings("ignore")  # of the quantiser
-@pytest.mark.parametrize("way", WAYS)
-def test_what_the_quantiser_writes_is_halved_exactly(way: str, quantised: Callable[[str], Path], tmp_path: Path):
-    result = slim(quantised(way), tmp_path / "slim.onnx", ratio=0.5)
-    assert result.verified.max_rel_error <= 1e-5 and result.verified.rounded is not None
-    assert not result.frozen
-    assert result.kept["channels"] == pytest.approx(0.5, abs=0.01)
-    assert result.kept["macs"] < 0.3 and result.kept["params"] < 0.3
-    assert list(sizes(analysed(onnx.load(quantised(way)))).values()) == list(GROUPS.values())
-    assert list(sizes(analysed(result.model)).values()) == [size // 2 for size in GROUPS.values()]
-    half = (tmp_path / "slim.onnx").stat().st_size / quantised(way).stat().st_size
-    assert half < 0.75  # a small graph with many scales
-    (y,) = open_session(tmp_path / "slim.onnx").run(None, {"x": np.ones((2, 3, 16, 16), np.float32)})
+@pytest.fixture(scope="module", params=WAYS)
+def halved(request: pytest.FixtureRequest, folder: Path) -> Halved:
+    """What the quantiser makes of the network, and what is left of it."""
+    before, after = folder / f"{request.param}.onnx", folder / f"{request.param}.slim.onnx"
+    with warnings.catch_warnings():  # the quantiser's own
+        warnings.simplefilter("ignore")
+        WAYS[request.param](folder / "float.onnx", before)
+    return Halved(before, after, slim(before, after, ratio=0.5))
+
+
+def test_what_the_quantiser_writes_is_halved_exactly(halved: Halved):
+    assert halved.result.verified.max_rel_error <= 1e-5 and halved.result.verified.rounded is not None
+    assert not halved.result.frozen
+    assert halved.result.kept["channels"] == pytest.approx(0.5, abs=0.01)
+    assert halved.result.kept["macs"] < 0.3 and halved.result.kept["params"] < 0.3
+    found, left = (list(sizes(analysed(onnx.load(path))).values()) for path in (halved.before, halved.after))
+    assert found == list(GROUPS.values()) and left == [size // 2 for size in found]
+    assert halved.after.stat().st_size / halved.before.stat().st_size < 0.75  # a small graph with many scales
+    (y,) = open_session(halved.after).run(None, {"x": np.ones((2, 3, 16, 16), np.float32)})
     assert y.shape == (2, 10)
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("way", [way for way in WAYS if "pairs" not in way])
-def test_whole_numbers_are_equal_to_the_bit(way: str, quantised: Callable[[str], Path]):
+def test_whole_numbers_are_equal_to_the_bit(halved: Halved):
     """Closed channels hold the zero point, and do not widen the range of what is quantised as it comes."""
-    assert slim(quantised(way), ratio=0.5).verified.rounded == 0
+    if "pairs" not in halved.before.name:
+        assert halved.result.verified.rounded == 0
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_groups_are_called_after_the_weights_of_the_exporter(quantised: Callable[[str], Path]):
-    for way in ("pairs per channel", "operators", "dynamic"):
-        assert list(sizes(analysed(onnx.load(quantised(way))))) == list(GROUPS)
+def test_groups_are_called_after_the_weights_of_the_exporter(halved: Halved):
+    names = list(sizes(analysed(onnx.load(halved.before))))
+    assert names[:2] == list(GROUPS)[:2]
+    assert names[2] == "hidden" or "dynamic per channel" in halved.before.name
 
 
 # ------------------------------------------------------------------ scales and zero points
@@ -182,6 +192,17 @@ def test_a_closed_channel_holds_the_zero_point_whatever_it_is(x_zero: int, w_zer
     opened, closed = both_sides(conv(x_zero, w_zero), {"w1": (0, 3)})
     assert opened.equal and opened.rounded == 0
     assert closed.equal and closed.rounded == 0
+
+
+def test_a_form_that_holds_0_instead_is_found_out(monkeypatch: pytest.MonkeyPatch):
+    def hold_zero(form: Form) -> None:
+        is_open = form.op("Greater", "w", form.constant(0.0, onnx.TensorProto.FLOAT))
+        held = form.op("Where", is_open, "x0", form.constant(0))
+        form.result(form.op("QLinearConv", held, *form.inputs[1:], **form.node.raw.attrs))
+
+    monkeypatch.setitem(FORMS, ("", "QLinearConv"), hold_zero)
+    with pytest.raises(PlanError, match="nothing can be pruned"):  # once its only group is frozen
+        slim(conv(131, 77), ratio=0.5, multiple_of=1)
 
 
 def test_taking_the_gates_out_gives_the_op_back():

@@ -49,6 +49,21 @@ def test_biases_and_statistics_do_not_count():
     np.testing.assert_array_equal(*scores)
 
 
+def test_whole_numbers_count_as_what_they_stand_for():
+    """The same entries at other scales, and entries that are all the zero point."""
+    proto = net(
+        """net (float[N,3] x) => (float[N,2] y) {
+            d = DequantizeLinear<axis=0>(w1, s, z)  h = Gemm<transB=1>(x, d)  y = MatMul(h, w2)
+        }""",
+        values={
+            "w1": np.int8([[3, 4, 0], [3, 4, 0], [7, 7, 7]]), "s": np.float32([1, 2, 1]), "z": np.int8([0, 0, 7]),
+            "w2": np.ones((3, 2), np.float32),
+        },
+    )  # fmt: skip
+    expected = np.asarray([1.0, 2.0, 0.0]) + 1
+    np.testing.assert_allclose(magnitude(analysed(proto))["w1"], expected / expected.mean(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("criterion", sorted(CRITERIA))
 def test_every_group_has_one_score_a_channel_of_mean_one(criterion: str):
     found = analysed(conv_net())
