@@ -215,14 +215,19 @@ class Factors:
             else:
                 yield factor
 
+    def before(self) -> list[list[int]]:
+        """The axes that the chain began with, by the finest factors."""
+        return [list(self.finest([axis])) if size != (1, 1) else [] for axis, size in enumerate(self.first)]
+
+    def after(self) -> list[list[int]]:
+        """The axes as they are now, by the finest factors."""
+        return [list(self.finest(axis)) for axis in self.axes]
+
     def permuted(self) -> tuple[int, np.ndarray] | None:
         """(axis, which entry comes where) if all else is as it was in the beginning."""
         if len(self.axes) != len(self.first):
             return None
-        before = [
-            list(self.finest([axis])) if size != (1, 1) else [] for axis, size in enumerate(self.first)
-        ]
-        after = [list(self.finest(axis)) for axis in self.axes]
+        before, after = self.before(), self.after()
         moved = [axis for axis, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
         if len(moved) != 1 or self.first[moved[0]][0] != self.first[moved[0]][1]:
             return None

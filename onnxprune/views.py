@@ -5,7 +5,7 @@ cut out of it. Read op by op, heads that are merged with a batch of unknown size
 one Reshape that cuts, one Transpose, and one Reshape that merges, with or without each of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,46 +26,63 @@ def shorten_views(graph: gs.Graph, shapes: Shapes) -> bool:
     done: set[int] = set()
     for first in graph.nodes:
         if first.op == "Reshape" and id(first) not in done:
-            found = _longest(first, shapes, pinned)
-            if found is not None:
-                done |= {id(node) for node in found.chain}
-                shortened[id(found.chain[-1])] = found.nodes(shapes)
+            chain, views = _longest(first, shapes, pinned)
+            if views is not None:
+                done |= {id(node) for node in chain}
+                shortened[id(chain[-1])] = _in_place(chain, views, shapes)
     graph.nodes = [new for node in graph.nodes for new in shortened.get(id(node), [node])]
     return bool(shortened)
 
 
-def _longest(first: gs.Node, shapes: Shapes, pinned: set[str]) -> "_Views | None":
+def _in_place(chain: Sequence[gs.Node], views: "Views", shapes: Shapes) -> list[gs.Node]:
+    source, target = chain[0].inputs[0], chain[-1].outputs[0]
+    chain[-1].inputs.clear()
+    chain[-1].outputs.clear()
+    return views.nodes(source, target, shapes) or [
+        gs.Node("Identity", f"{target.name}/same", {}, [source], [target])
+    ]
+
+
+def _longest(first: gs.Node, shapes: Shapes, pinned: set[str]) -> tuple[Sequence[gs.Node], "Views | None"]:
     """The longest chain from this node on that can be written without merges that come apart again."""
+    longest: tuple[Sequence[gs.Node], Views | None] = [], None
+    between: list[list[list[int]]] = []
+    for chain, factors in follow(first, shapes, pinned):
+        views = Views.of(factors, factors.before(), factors.after(), shapes.sizes[chain[-1].outputs[0].name])
+        if views is not None and any(views.takes_apart(axis, factors) for axes in between for axis in axes):
+            longest = chain, views
+        between.append([list(axis) for axis in factors.axes])
+    return longest
+
+
+def follow(first: gs.Node, shapes: Shapes, pinned: set[str]) -> Iterator[tuple[Sequence[gs.Node], Factors]]:
+    """The chain of views from this node on, one longer each time, and the factors of what the last of it makes; as
+    long as nothing else reads what is in between.
+    """
     sizes = shapes.sizes.get(first.inputs[0].name)
     if sizes is None or any(0 in pair for pair in sizes):
-        return None
+        return
     factors = Factors(sizes)
     chain: list[gs.Node] = []
-    between: list[list[list[int]]] = []
-    longest = None
     node = first
     while node.op in VIEWS and node.domain in (None, "", "ai.onnx"):
         target = shapes.sizes.get(node.outputs[0].name)
         if target is None or not factors.follow(node, target):
-            break
+            return
         chain.append(node)
-        views = _Views.of(chain, factors, target)
-        if views is not None and any(views.takes_apart(axis, factors) for axes in between for axis in axes):
-            longest = views
-        between.append([list(axis) for axis in factors.axes])
+        yield tuple(chain), factors
         readers = node.outputs[0].outputs
         if len(readers) != 1 or readers[0].inputs[0] is not node.outputs[0] or node.outputs[0].name in pinned:
-            break
+            return
         node = readers[0]
-    return longest
 
 
 @dataclass(frozen=True)
-class _Views:
-    """A chain as cut, transposition and merge. Factors are numbered in the order they have after the cut."""
+class Views:
+    """Cut, transposition and merge. Axes are lists of factors, by number."""
 
-    chain: list[gs.Node]
     sizes: Sizes
+    """Of the factors in the order that they have after the cut."""
     cut: list[int] | None
     """Reshape target; None: no axis is cut."""
     order: list[int]
@@ -74,12 +91,12 @@ class _Views:
     after: list[list[int]]
 
     @classmethod
-    def of(cls, chain: Sequence[gs.Node], factors: Factors, target: Sizes) -> "_Views | None":
-        """None where a Reshape would need two computed sizes, or two cannot be told apart, as of height and width."""
-        before = [
-            list(factors.finest([axis])) if size != (1, 1) else [] for axis, size in enumerate(factors.first)
-        ]
-        after = [list(factors.finest(axis)) for axis in factors.axes]
+    def of(
+        cls, factors: Factors, before: list[list[int]], after: list[list[int]], target: Sizes
+    ) -> "Views | None":
+        """The way from axes of the factors `before` to axes `after`, of the sizes `target`. None where a Reshape would
+        need two computed sizes, or two cannot be told apart, as of height and width.
+        """
         flat = [factor for axis in before for factor in axis]
         sizes = tuple(factors.sizes[factor] for factor in flat)
         dynamic = [size for size in sizes if size[0] != size[1]]
@@ -88,7 +105,7 @@ class _Views:
         merge = _target(target, after, [[flat[k]] for k in order])
         if max((wanted or []).count(-1) for wanted in (cut, merge)) > 1 or len(set(dynamic)) < len(dynamic):
             return None
-        return cls(list(chain), sizes, cut, order, merge, before, after)
+        return cls(sizes, cut, order, merge, before, after)
 
     def takes_apart(self, axis: Sequence[int], factors: Factors) -> bool:
         """Whether factors on this axis, of a value in between, are together neither before nor after."""
@@ -98,35 +115,34 @@ class _Views:
             for a, b in pairwise(together)
         )
 
-    def nodes(self, shapes: Shapes) -> list[gs.Node]:
-        last = self.chain[-1]
-        value, target = self.chain[0].inputs[0], last.outputs[0]
-        kind, element = value.dtype, shapes.types.get(value.name)
-        steps: list[tuple[str, str, Sizes]] = []
+    def nodes(self, value: gs.Tensor, target: gs.Tensor, shapes: Shapes) -> list[gs.Node]:
+        """What makes `target` of `value`; nothing where they are alike."""
+        steps: list[tuple[str, str, list[int], Sizes]] = []
         if self.cut is not None:
-            steps.append(("Reshape", "cut", self.sizes))
+            steps.append(("Reshape", "cut", self.cut, self.sizes))
         if self.order != sorted(self.order):
-            steps.append(("Transpose", "ordered", tuple(self.sizes[k] for k in self.order)))
-        if self.merge is not None or not steps:
-            steps.append(("Reshape" if self.merge is not None else "Identity", "merged", ()))
-        last.inputs.clear()
-        last.outputs.clear()
+            steps.append(("Transpose", "ordered", self.order, tuple(self.sizes[k] for k in self.order)))
+        if self.merge is not None:
+            steps.append(("Reshape", "merged", self.merge, ()))
         made = []
-        for number, (op, step, sizes) in enumerate(steps):
+        for number, (op, step, how, sizes) in enumerate(steps):
             name = f"{target.name}/{step}"
-            out = target if number == len(steps) - 1 else gs.Variable(name, dtype=kind)
-            if out is not target:
-                shapes.sizes[name] = sizes
-                if element is not None:
-                    shapes.types[name] = element
+            out = target if number == len(steps) - 1 else variable(name, sizes, value, shapes)
             inputs = [value]
             if op == "Reshape":
-                wanted = self.cut if step == "cut" else self.merge
-                inputs.append(gs.Constant(f"{name}/sizes", np.asarray(wanted, dtype=np.int64)))
-                shapes.sizes[inputs[1].name] = ((len(wanted or ()),) * 2,)
-            made.append(gs.Node(op, name, {"perm": self.order} if op == "Transpose" else {}, inputs, [out]))
+                inputs.append(gs.Constant(f"{name}/sizes", np.asarray(how, dtype=np.int64)))
+                shapes.sizes[inputs[1].name] = ((len(how), len(how)),)
+            made.append(gs.Node(op, name, {"perm": how} if op == "Transpose" else {}, inputs, [out]))
             value = out
         return made
+
+
+def variable(name: str, sizes: Sizes, like: gs.Tensor, shapes: Shapes) -> gs.Variable:
+    """A new value of these sizes, of the element type of another."""
+    shapes.sizes[name] = sizes
+    if like.name in shapes.types:
+        shapes.types[name] = shapes.types[like.name]
+    return gs.Variable(name, dtype=like.dtype)
 
 
 def _target(
