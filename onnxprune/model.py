@@ -17,6 +17,7 @@ import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune.apart import Apart, take_apart
 from onnxprune.errors import ModelError, OutputError
@@ -24,7 +25,7 @@ from onnxprune.held import give_back, hold_large
 from onnxprune.intake import check, one_line, read
 
 log = logging.getLogger(__name__)
-logging.getLogger("onnx_graphsurgeon").setLevel(logging.ERROR)
+G_LOGGER.severity = G_LOGGER.ERROR  # it prints, and standard output belongs to results
 
 OWN_DOMAIN = "onnxprune"
 """Of gates; whoever takes them out knows them by their calls."""

@@ -20,10 +20,11 @@ def constants(text: str, opset: int = 21, **values: object) -> dict[str, gs.Cons
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
-def test_floats_of_every_width_are_weights(dtype: type):
+def test_floats_of_every_width_are_weights(dtype: type, capsys: pytest.CaptureFixture[str]):
     found = constants("net (float[2] x) => (float[2] y) { c = Cast<to=1>(w)  y = Add(x, c) }", w=np.ones(2, dtype))
     assert is_weight(found["w"])
     np.testing.assert_array_equal(np.asarray(real(found["w"]), np.float32), [1, 1])
+    assert not capsys.readouterr().out
 
 
 def test_sizes_and_indices_are_none():

@@ -100,6 +100,20 @@ def pair(g: Sketch, x: Value) -> Value:
     return dequantise(g, quantise(g, x, g.pick([None, np.int16, np.uint16] if g.opset >= 21 else [None])))
 
 
+@block("QuantizeLinear to small types", on="any", since=19, rare=True)
+def small_types(g: Sketch, x: Value) -> Value:
+    """Floats of eight bits, and, from opset 21 on, whole numbers of four."""
+    kind = g.pick(["FLOAT8E4M3FN", "FLOAT8E5M2"] + (["INT4", "UINT4"] if g.opset >= 21 else []))
+    dtype = helper.tensor_dtype_to_np_dtype(getattr(TensorProto, kind))
+    scale = g.constant(np.float32(x.rms / (4 if "INT" in kind else 40)), "scale")
+    zero = g.constant(np.asarray(7 if kind == "UINT4" else 0).astype(dtype), "zero")
+    shift = g.constant(
+        g.random((), 0.3), "shift"
+    )  # else onnxruntime 1.31 carries float8 past a Transpose, and fails
+    whole = g.op("QuantizeLinear", g.op("Add", x, shift), scale, zero)
+    return g.op("Sub", dequantise(g, Whole(whole, scale, zero, x.layout, x.rms)), shift)
+
+
 @block("MaxPool of whole numbers", on="image", since=12)
 def whole_pool(g: Sketch, x: Value) -> Value:
     if len(x.space) != 2:
