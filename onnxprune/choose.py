@@ -49,7 +49,9 @@ class Wish:
         if self.scope not in ("layer", "global"):
             raise PlanError(f"scope '{self.scope}' is unknown; choose layer or global")
         if self.drop_branches and self.scope != "global":
-            raise PlanError("dropping branches takes --scope global: the same fraction of every group empties none")
+            raise PlanError(
+                "dropping branches takes --scope global: the same fraction of every group empties none"
+            )
         if self.multiple_of != "auto" and (not isinstance(self.multiple_of, int) or self.multiple_of < 1):
             raise PlanError(f"multiple-of {self.multiple_of} is neither 'auto' nor a number from 1 on")
         if self.min_channels < 1:
@@ -123,7 +125,7 @@ def choose(groups: Groups, costs: CostModel, scores: Mapping[str, np.ndarray], w
         raise PlanError(f"{groups.model.where}: nothing can be pruned; onnxprune inspect says why")
     whole = protected(groups, wish)
     target = _target(costs, groups, whole, wish)
-    wanted = _uniform(groups) if wish.scope == "layer" else best_first([scores[g.name] for g in groups])
+    wanted = _uniform(costs) if wish.scope == "layer" else best_first([scores[g.name] for g in groups])
     counts, reached = [group.size for group in groups], 1.0
     empty = droppable(groups) - whole if wish.drop_branches else frozenset()
     for widest in WIDTHS if wish.multiple_of == "auto" else (int(wish.multiple_of),):
@@ -157,9 +159,9 @@ def _target(costs: CostModel, groups: Groups, whole: set[str], wish: Wish) -> fl
     """The fraction of `by` to reach; of channels the ratio speaks of those that may be pruned."""
     if wish.by != "channels":
         return float(wish.ratio)
-    total = sum(group.size for group in groups)
-    kept = sum(group.size for group in groups if group.name in whole)
-    return (kept + wish.ratio * (total - kept)) / total
+    held = [group.size if group.name in whole else 0 for group in groups]
+    kept = float(costs.fraction("channels", held))
+    return kept + wish.ratio * (1 - kept)
 
 
 def _allowed(size: int, wish: Wish, widest: int, whole: bool) -> list[int]:
@@ -179,8 +181,35 @@ Wanted = Callable[[float], list[float]]
 """How many channels each group would keep, as real numbers, at a setting from 0 (least) to 1 (all)."""
 
 
-def _uniform(groups: Groups) -> Wanted:
-    return lambda t: [t * group.size for group in groups]
+def _uniform(costs: CostModel) -> Wanted:
+    """The same fraction of all channels. Of groups that decide together, such as heads and their dims, one gives its
+    channels, and the others only when that one is down to its last.
+    """
+    leaders = {_leader(grid, costs) for grid in costs.grids}
+    followed: dict[int, int] = {}
+    for grid in costs.grids:
+        for g in set(grid) - leaders:
+            size = costs.sizes[_leader(grid, costs)]
+            followed[g] = min(followed.get(g, size), size)
+
+    def wanted(t: float) -> list[float]:
+        return [min(1.0, t * followed.get(g, 1)) * size for g, size in enumerate(costs.sizes)]
+
+    return wanted
+
+
+def _leader(grid: tuple[int, ...], costs: CostModel) -> int:
+    """The group that is in the fewest other grids: of conv groups and the channels in them, the channels, which are those
+    of one side only. Where that is too coarse, the largest.
+    """
+    fine = [g for g in grid if costs.sizes[g] >= FINE]
+    return min(
+        fine or grid, key=lambda g: (sum(g in other for other in costs.grids) * bool(fine), -costs.sizes[g])
+    )
+
+
+FINE = 4
+"""Channels that a group must have to give them in place of the groups that it shares a grid with."""
 
 
 def best_first(scores: Sequence[np.ndarray]) -> Wanted:

@@ -5,6 +5,7 @@ costs.fraction("macs", [size // 2 for size in costs.sizes])
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -47,8 +48,14 @@ class CostModel:
             by: [(factor, tuple(self._form(labels) for labels in axes)) for factor, axes in products]
             for by, products in self._axes.items()
         }
-        self._terms["channels"] = [(1.0, (((float(size), (g,)),),)) for g, size in enumerate(self.sizes)]
+        self._channels = _channels(groups)
+        self._terms["channels"] = [(1.0, (self._counted(self._channels),))]
         self.total = {by: float(self.count(by, self.sizes)) for by in BY}
+
+    @cached_property
+    def grids(self) -> tuple[tuple[int, ...], ...]:
+        """Sets of groups that decide together over channels, such as heads and the dims of every head."""
+        return tuple(deciding for _, deciding in self._counted(self._channels) if len(deciding) > 1)
 
     def count(self, by: str, open: Sequence[Any]) -> Any:  # noqa: A002 - the field's word for it
         """Channels, parameters or MACs (of one sample) with `open[g]` channels of group g open."""
@@ -103,7 +110,7 @@ class CostModel:
             )
             for by, products in self._axes.items()
         }
-        left["channels"] = float(sum(int(open_atoms[group.atoms].sum()) for group in self.groups))
+        left["channels"] = float(open_atoms[self._channels].sum())
         return {by: left[by] / self.total[by] if self.total[by] else 1.0 for by in BY}
 
     def shares(self, by: str) -> np.ndarray:
@@ -121,13 +128,24 @@ class CostModel:
         """Counts the labels of an axis by what decides over them."""
         key = int(labels[0])  # an axis is known by its first label
         if key not in self._forms or len(labels) == 0:
-            counts: dict[tuple[int, ...], float] = {}
-            atoms, times = np.unique(self.groups.atoms.of[labels], return_counts=True)
-            for atom, n in zip(atoms.tolist(), times.tolist(), strict=True):
-                deciding = tuple(sorted({int(self.groups.group_of[a]) for a in self.groups.deciding(atom)}))
-                counts[deciding] = counts.get(deciding, 0.0) + n
-            self._forms[key] = tuple((n, deciding) for deciding, n in counts.items())
+            self._forms[key] = self._counted(self.groups.atoms.of[labels])
         return self._forms[key]
+
+    def _counted(self, atoms: Labels) -> Form:
+        """How many of these atoms each set of groups decides over."""
+        counts: dict[tuple[int, ...], float] = {}
+        for atom, n in zip(*(found.tolist() for found in np.unique(atoms, return_counts=True)), strict=True):
+            deciding = tuple(sorted({int(self.groups.group_of[a]) for a in self.groups.deciding(atom)}))
+            counts[deciding] = counts.get(deciding, 0.0) + n
+        return tuple((n, deciding) for deciding, n in counts.items())
+
+
+def _channels(groups: Groups) -> Labels:
+    """The atoms that count as channels: those of a grid in place of its factors, such as every dim of every head."""
+    decided = {sources: atom for atom in groups.atoms.derived if (sources := tuple(groups.deciding(atom)))}
+    factors = {int(groups.group_of[source]) for sources in decided for source in sources}
+    plain = [group.atoms for number, group in enumerate(groups) if number not in factors]
+    return np.concatenate([np.asarray(list(decided.values()), dtype=np.int64), *plain])
 
 
 def _weights(groups: Groups) -> Any:

@@ -289,3 +289,25 @@ def test_a_model_in_which_nothing_can_be_pruned_is_refused():
     found = analysed(RELU)
     with pytest.raises(PlanError, match="nothing can be pruned"):
         choose(found, CostModel(found), {}, Wish(0.5))
+
+
+def test_half_of_the_channels_of_a_grid_is_half_of_its_entries():
+    """Heads and dims: the dims go, every head stays."""
+    proto = net(
+        """net (float[N,5,8] x) => (float[N,5,4] y) {
+            q = MatMul(x, wq)  s = Reshape(q, split)  h = Transpose<perm=[0,2,1,3]>(s)
+            b = Transpose<perm=[0,2,1,3]>(h)  j = Reshape(b, join)  y = MatMul(j, wo)
+        }""",
+        values={"split": np.asarray([0, 5, 4, 8]), "join": np.asarray([0, 5, 32])},
+        wq=(8, 32),
+        wo=(32, 4),
+    )
+    found = analysed(proto)
+    costs = CostModel(found)
+    assert sorted(costs.sizes) == [4, 8] and costs.total["channels"] == 32
+    scores = {group.name: np.arange(group.size) for group in found}
+    counts = {
+        ratio: sorted(choose(found, costs, scores, Wish(ratio, multiple_of=1)).counts(found))
+        for ratio in (0.5, 0.25, 1 / 16)
+    }
+    assert counts == {0.5: [4, 4], 0.25: [2, 4], 1 / 16: [1, 2]}
