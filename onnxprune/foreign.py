@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import onnx
+from onnx.checker import ValidationError
 from onnx.defs import OpSchema
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
@@ -108,7 +109,7 @@ def _schema(domain: str, op: str) -> OpSchema:
         element = 0 if given is None else given.tensor_type.elem_type
         try:
             found: list[Sizes | None] = [*function(call)]
-        except (Silent, InferenceError, ArithmeticError, LookupError, ValueError):
+        except (Silent, InferenceError, ValidationError, ArithmeticError, LookupError, ValueError):
             found = []
         for number in range(context.get_num_outputs()):
             sizes = found[number] if number < len(found) else None

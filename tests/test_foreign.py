@@ -39,6 +39,13 @@ def test_attributes_and_several_outputs_count():
     assert found.sizes["h"] == ((2, 2), (2, 2)) and found.sizes["y"] == ((7, 7),)
 
 
+def test_a_choice_among_quantised_values_is_shaped_as_where():
+    operands = "uint8[2,1,5] x, float s, uint8 z, uint8[2,4,5] w, float t, uint8 v, float q, uint8 p"
+    text = f"case (bool[2,4,1] c, {operands}) => (uint8[a,b,c] y) {{ y = com.microsoft.QLinearWhere(c, x, s, z, w, t, v, q, p) }}"
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 18, "com.microsoft": 1]> {text}')
+    assert infer(model.load(proto).graph).sizes["y"] == ((2, 2), (4, 4), (5, 5))
+
+
 def test_a_missing_output_is_left_out():
     found = inferred('net (float[2,6] x, float[1] z) => (float[a] y) { "", y = test.Halve(x, z) }')
     assert found.sizes["y"] == ((7, 7),)

@@ -49,8 +49,12 @@ def _shape(op: str, call: Call) -> list[Sizes]:
     last = channels_last(op, call.attr("channels_last", 0))
     if last:
         sizes[0] = (sizes[0][0], sizes[0][-1], *sizes[0][1:-1])
+    kinds = [
+        TensorProto.BOOL if form.plain == "Where" and k == 0 else TensorProto.FLOAT for k in range(len(sizes))
+    ]
     types = {
-        f"x{k}": helper.make_tensor_type_proto(TensorProto.FLOAT, shape) for k, shape in enumerate(sizes)
+        f"x{k}": helper.make_tensor_type_proto(kind, shape)
+        for k, (kind, shape) in enumerate(zip(kinds, sizes, strict=True))
     }
     given = {name: value for name in schema.attributes if (value := call.attr(name)) is not None}
     node = helper.make_node(form.plain, [*types], ["y"], **given)
