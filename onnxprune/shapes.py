@@ -196,7 +196,7 @@ class _Binding:
         return evaluate(node, [known.get(t.name) for t in node.inputs], self.graph.opset, SMALL)
 
 
-SILENT = {"GroupNormalization"}
+SILENT = {"GroupNormalization", "MeanVarianceNormalization"}
 """Ops whose output is like their first input, of which onnx 1.23 infers nothing."""
 
 

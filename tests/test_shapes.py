@@ -153,3 +153,8 @@ def test_a_concat_counted_from_the_end_is_understood_in_old_files():
     )
     assert found.sizes["c"] == (BATCH, (12, 12))
     assert found.sizes["y"] == (tuple(2 * size for size in BATCH), (12, 12))
+
+
+def test_what_onnx_fails_to_infer_of_its_own_function_is_known():
+    found = shapes("net (float[N,3,4,5] x) => (float[a,b,c,d] y) { h = MeanVarianceNormalization(x)  y = Relu(h) }")
+    assert found.sizes["y"] == (BATCH, (3, 3), (4, 4), (5, 5))
