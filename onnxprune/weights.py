@@ -1,5 +1,9 @@
 """Constants that are weights: floats, and whole numbers that an op reads as `scale * (entry - zero_point)`."""
 
+from collections.abc import Iterator
+from math import prod
+from types import EllipsisType
+
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
@@ -21,24 +25,56 @@ def is_float(tensor: gs.Constant) -> bool:
 
 
 def stored(tensor: gs.Tensor) -> gs.Tensor:
-    """What a value is dequantised from; itself where it is not."""
-    made_by = tensor.inputs[0] if tensor.inputs else None
-    return made_by.inputs[0] if made_by is not None and made_by.op == "DequantizeLinear" else tensor
+    """What a value is dequantised from, and quantised before that; itself where it is not."""
+    while tensor.inputs and tensor.inputs[0].op in ("DequantizeLinear", "QuantizeLinear"):
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor
 
 
 def real(tensor: gs.Constant) -> np.ndarray | None:
     """The weight's entries as floats, in its shape; None where it is no weight."""
+    parts = blocks(tensor, np.iinfo(np.int64).max)
+    return None if parts is None else next(parts)
+
+
+BLOCK = 1 << 18
+"""Entries of a weight that are worked on at a time: so many stay in the processor's cache."""
+
+
+def blocks(tensor: gs.Constant, most: int = BLOCK) -> Iterator[np.ndarray] | None:
+    """`real` in parts along the first axis, of about `most` entries, so that no whole copy is made."""
     values = array(tensor)
     if is_float(tensor):
-        return values
+        return (values[rows] for rows in _rows(values.shape, most))
     found = _reader(tensor)
     if found is None:
         return None
     node, operand, axis = found
     zero, scale = (_parameter(node, slot, values.shape, axis) for slot in (operand.zero, operand.scale))
-    whole = values.astype(np.float32)
-    whole = whole if zero is None else whole - zero
-    return whole if scale is None else whole * scale
+    return (_dequantised(values, zero, scale, rows) for rows in _rows(values.shape, most))
+
+
+Rows = slice | EllipsisType
+
+
+def _rows(shape: tuple[int, ...], most: int) -> Iterator[Rows]:
+    """At least one, which holds all of what has no axes."""
+    if not shape:
+        return iter([...])
+    length = max(shape[0], 1)
+    step = min(max(most // max(prod(shape[1:]), 1), 1), length)
+    return (slice(start, start + step) for start in range(0, length, step))
+
+
+def _dequantised(
+    values: np.ndarray, zero: np.ndarray | None, scale: np.ndarray | None, rows: Rows
+) -> np.ndarray:
+    whole = values[rows].astype(np.float32)
+    if zero is not None:
+        whole -= zero[rows] if zero.ndim and len(zero) > 1 else zero
+    if scale is not None:
+        whole *= scale[rows] if scale.ndim and len(scale) > 1 else scale
+    return whole
 
 
 Found = tuple[gs.Node, Operand, int]

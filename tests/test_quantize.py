@@ -154,6 +154,18 @@ def test_scales_and_zero_points_go_with_their_channel():
         np.testing.assert_array_equal(constant(slimmed, name), WEIGHT[name][[1, 3]])
 
 
+def test_weights_that_are_quantised_in_the_graph_lose_channels_as_well():
+    """What quantisation-aware training exports."""
+    text = """net (float[N,3] x) => (float[N,2] y) {
+        a = QuantizeLinear<axis=1>(u, s, z)  b = DequantizeLinear<axis=1>(a, s, z)  h = MatMul(x, b)  y = MatMul(h, v)
+    }"""
+    values = params(s=np.float32([1, 2, 3, 4]) / 100, z=np.zeros(4, np.int8))
+    proto = net(text, values=values, u=(3, 4), v=(4, 2))
+    assert sizes(analysed(proto)) == {"u": 4}
+    assert both_sides(proto, {"u": (1, 2)})[1].equal
+    np.testing.assert_array_equal(constant(cut(proto, u=[1, 2]), "s"), values["s"][1:3])
+
+
 def test_equal_biases_of_unrelated_layers_tie_nothing():
     text = """net (float[N,4] x) => (float[N,2] y) {
         d = DequantizeLinear(b, s)  e = Gemm(x, u, d)  f = Relu(e)  g = Gemm(f, v, d)  h = Relu(g)  y = Gemm(h, w)
