@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.groups import Group, Groups
 from onnxprune.labels import Labels
-from onnxprune.weights import real, stored
+from onnxprune.weights import blocks, stored
 from onnxprune.wiring import Wiring, digest, wiring
 
 
@@ -170,8 +170,10 @@ def _order(wires: Wiring, group: Group, lying: list[Lying]) -> Labels:
 def _norm(wires: Wiring, on: Lying) -> float | None:
     """Of the weight, whichever way it is laid out."""
     tensor = stored(wires.layers[on.layer].weights[on.slot].raw)
-    entries = real(tensor) if isinstance(tensor, gs.Constant) else None
-    return None if entries is None else float(f"{np.linalg.norm(entries.astype(np.float64)):.8g}")
+    parts = blocks(tensor) if isinstance(tensor, gs.Constant) else None
+    if parts is None:
+        return None
+    return float(f"{sum(float(np.square(part.astype(np.float64)).sum()) for part in parts) ** 0.5:.8g}")
 
 
 def _pairs(entries: Labels, channels: Labels) -> tuple[bytes, bytes]:

@@ -8,7 +8,7 @@ from onnx import helper
 from text_nets import net
 
 from onnxprune import model
-from onnxprune.weights import is_weight, real, stored
+from onnxprune.weights import blocks, is_weight, real, stored
 
 
 def constants(text: str, opset: int = 21, **values: object) -> dict[str, gs.Constant]:
@@ -50,6 +50,7 @@ def test_what_is_dequantised_has_its_scale(attributes: str, s: np.ndarray, z: np
     found = constants(PAIR.replace("ATTRIBUTES", attributes), w=WHOLE, s=s, z=z)
     assert is_weight(found["w"]) and not is_weight(found["z"])
     np.testing.assert_array_equal(real(found["w"]), rows)
+    np.testing.assert_array_equal(np.concatenate(list(blocks(found["w"], 1) or ())), rows)
 
 
 @pytest.mark.parametrize("kind", [ml_dtypes.int4, ml_dtypes.float8_e4m3fn])

@@ -106,10 +106,32 @@ def test_an_unknown_criterion_is_refused():
         magnitude(analysed(conv_net()), "l7")
 
 
+@pytest.fixture(params=[1, 100, 1 << 18])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Entries of a weight that are read at a time."""
+    monkeypatch.setattr("onnxprune.weights.blocks.__defaults__", (request.param,))
+    return request.param
+
+
+@pytest.mark.parametrize("criterion", sorted(CRITERIA))
+@pytest.mark.usefixtures("block")
+def test_a_weight_read_in_parts_has_the_norms_of_the_whole(criterion: str):
+    weights = [numpy_helper.to_array(conv_net().graph.initializer[k]).astype(np.float64) for k in (0, 2, 3)]
+    order = 1 if criterion == "l1" else 2
+    first, second = (np.linalg.norm(w.reshape(w.shape[0], -1), order, 1) for w in weights[:2])
+    seen = [np.linalg.norm(np.moveaxis(w, 1, 0).reshape(w.shape[1], -1), order, 1) for w in weights[1:]]
+    scores = magnitude(analysed(conv_net()), criterion)
+    for name, parts in (("first", (first, seen[0])), ("second", (second, seen[1]))):
+        expected = sum(part / part.mean() for part in parts)
+        np.testing.assert_allclose(scores[name], expected / expected.mean(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_no_numbers_are_refused(value: float):
+@pytest.mark.parametrize("place", [(0, 0, 0, 0), (7, 3, 1, 1), (15, 7, 2, 2)])
+@pytest.mark.usefixtures("block")
+def test_weights_that_are_no_numbers_are_refused(value: float, place: tuple[int, ...]):
     weight = numpy_helper.to_array(conv_net().graph.initializer[2]).copy()
-    weight[0, 0, 0, 0] = value
+    weight[place] = value
     with pytest.raises(ModelError, match=r"weight 'second\.weight' holds NaN or infinity"):
         magnitude(analysed(with_weight(conv_net(), "second.weight", weight)))
 
