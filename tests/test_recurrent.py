@@ -201,6 +201,14 @@ def test_a_state_that_a_layer_computes_ties_the_channels_of_both():
     assert_exact(proto, u=KEPT)
 
 
+def test_a_layer_may_give_its_last_state_only():
+    proto = stateful(BATCH + "s = Expand(c, q)", **SIZES, c=np.float32(0.5))
+    (node,) = (node for node in proto.graph.node if node.op_type == "LSTM")
+    node.output[0] = ""
+    (name,) = sizes(analysed(proto))
+    assert_exact(proto, **{name: KEPT})
+
+
 def test_a_state_that_is_given_keeps_the_channels_whole():
     proto = net(
         """net (float[5,2,3] x, float[1,2,6] s) => (float[1,2,2] y) {

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 from sketch import Sketch, Value
 
 from blocks.registry import block
-from blocks.ways import extent, project, squeeze, token_mean, unsqueeze
+from blocks.ways import extent, project, squeeze, token_mean, unsqueeze, with_axes
 
 ROWS = {"LSTM": 4, "GRU": 3, "RNN": 1}
 """Rows of W and R per hidden channel."""
@@ -137,6 +137,10 @@ def summed(g: Sketch, y: Value) -> Value:
     """Y (T D N H) as (T N H), both directions added."""
     if y.shape[1] == 1:
         return squeeze(g, y, 1)
+    if g.chance(30):
+        joined = merged(g, y)
+        apart = g.op("Reshape", joined, g.ints(0, 0, 2, -1), shape=(*joined.shape[:2], 2, y.shape[3]))
+        return with_axes(g, "ReduceSum", apart, [2], since=13, keepdims=0)
     halves = [g.op("Gather", y, g.constant(np.int64(k)), axis=1) for k in range(2)]
     return g.op(g.pick(["Add", "Mul"]), *halves)
 
