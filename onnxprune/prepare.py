@@ -31,7 +31,7 @@ from onnxprune.views import shorten_views
 COPIED = 4096
 """Shared initializers of at most this many entries are copied per reader: exporters merge equal biases of unrelated
 layers. Larger ones are tied on purpose."""
-TARGETS = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
+TARGETS = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0, "Resize": 3, "CenterCropPad": 1, "AffineGrid": 1}
 """Ops that are told a shape, and by which operand."""
 
 
@@ -128,7 +128,8 @@ def _fold_fixed(graph: gs.Graph, shapes: Shapes) -> None:
 def _write_targets(graph: gs.Graph, shapes: Shapes) -> None:
     """Gives ops that are told a shape one in which every static size is a number, not something computed on the way."""
     for raw in list(graph.nodes):
-        if raw.op not in TARGETS or isinstance(raw.inputs[TARGETS[raw.op]], gs.Constant):
+        given = raw.inputs[TARGETS[raw.op] :][:1] if raw.op in TARGETS else []
+        if not given or not given[0].name or isinstance(given[0], gs.Constant):
             continue
         inputs, outputs = (
             tuple(Value(t.name, shapes.sizes.get(t.name), t) for t in side)
@@ -147,6 +148,10 @@ def _target(node: Node, shape: Shape) -> Sequence[int | None]:
             return target_of(node, shape)
         case "Expand":
             return expansion_of(node, shape)
+        case "Resize" | "CenterCropPad":
+            return [shape[axis] for axis in node.attr("axes", range(len(shape)))]
+        case "AffineGrid":  # of the image's channels it knows nothing
+            return [shape[0], 1, *shape[1:-1]]
     return shape
 
 

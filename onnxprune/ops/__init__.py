@@ -25,6 +25,7 @@ from onnxprune.ops import (  # noqa: F401 - imported for their registrations
     resize,
     scatter,
     select,
+    sizes,
     space,
 )
 from onnxprune.ops.forms import FORMS

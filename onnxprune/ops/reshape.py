@@ -1,11 +1,8 @@
-"""Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Shape: the same entries under other axes."""
+"""Reshape, Flatten, Transpose, Squeeze, Unsqueeze: the same entries under other axes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
-
-import onnx_graphsurgeon as gs
 
 from onnxprune.links import At, Frozen, Grid, Links, Place, Same, Virtual
 from onnxprune.ops.elementwise import names
@@ -33,49 +30,6 @@ def squeeze(node: Node) -> Links:
         raise Unknown("the axes it takes away are not known")
     many, few = ("in0", "out0") if node.op == "Squeeze" else ("out0", "in0")
     return Links(same=[Same(At(few, k), At(many, axis)) for k, axis in enumerate(left)])
-
-
-@axes("Shape")
-def shape(node: Node) -> Links:
-    """Only reads sizes. Static ones were folded away, and masked out of the targets of Reshape and Expand."""
-    rank = len(node.shape())
-    told = range(rank)[slice(node.attr("start", 0), node.attr("end"))]
-    links = Links(free=[At("in0", axis) for axis in range(rank)])
-    static = [axis for axis in told if node.shape()[axis] is not None]
-    if not _only_dynamic(node.raw.outputs[0], [axis not in static for axis in told], node.graph):
-        links.frozen += [Frozen(At("in0", axis), "hands its size on as a value") for axis in static]
-    return links
-
-
-def _only_dynamic(sizes: gs.Tensor, dynamic: Sequence[bool], graph: gs.Graph) -> bool:
-    """Whether nothing takes other entries of this shape vector than the dynamic ones."""
-    if all(dynamic):
-        return True
-    return not any(sizes is out for out in graph.outputs) and all(
-        _takes_dynamic(reader, sizes, dynamic, graph) for reader in sizes.outputs
-    )
-
-
-def _takes_dynamic(reader: gs.Node, sizes: gs.Tensor, dynamic: Sequence[bool], graph: gs.Graph) -> bool:
-    at = [number for number, tensor in enumerate(reader.inputs) if tensor is sizes]
-    match reader.op:
-        case "Cast":
-            return _only_dynamic(reader.outputs[0], dynamic, graph)
-        case "Gather" if at == [0] and isinstance(reader.inputs[1], gs.Constant):
-            return all(dynamic[index] for index in _entries(reader.inputs[1]))
-        case "Slice" if "starts" in reader.attrs:
-            return all(dynamic[slice(reader.attrs["starts"][0], reader.attrs["ends"][0])])
-        case "Slice" if at == [0] and all(isinstance(t, gs.Constant) for t in reader.inputs[1:]):
-            first, end, *more = (_entries(t)[0] for t in reader.inputs[1:])
-            return all(dynamic[slice(first, end, more[1] if len(more) > 1 else 1)])
-        case "Where" if at == [2] and isinstance(reader.inputs[0], gs.Constant):  # what Node.set_shape makes
-            known = _entries(reader.inputs[0])
-            return all(known[k % len(known)] or varies for k, varies in enumerate(dynamic))
-    return False
-
-
-def _entries(tensor: gs.Constant) -> list[Any]:
-    return list(tensor.values.reshape(-1).tolist())
 
 
 @axes("Reshape", "Flatten")

@@ -169,8 +169,3 @@ def unique(node: Node) -> Links:
 @axes("EyeLike")
 def eye_like(node: Node) -> Links:
     raise Unknown("it makes a matrix of its input's size")
-
-
-@axes("Size")
-def size(node: Node) -> Links:
-    raise Unknown("it hands the number of entries on as a value")
