@@ -72,7 +72,7 @@ def quantised_op(node: Node) -> Links:
 def _form(node: Node) -> Quantised:
     form = quantised(node.domain, node.op, len(node.inputs))
     if form is None:
-        raise Unknown("has no plain op")
+        raise Unknown("has no axis rule")
     return form
 
 
