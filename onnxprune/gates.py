@@ -18,12 +18,13 @@ from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
 from onnxprune.apart import Apart
 from onnxprune.errors import ModelError
+from onnxprune.garbage import uncollected
 from onnxprune.groups import Groups
 from onnxprune.labels import Labels
 from onnxprune.links import At
 from onnxprune.model import OWN_DOMAIN, Model
-from onnxprune.ops import FORMS, Node, Value
-from onnxprune.ops.forms import OPERANDS, Build, Form
+from onnxprune.ops import Node, Value
+from onnxprune.ops.forms import Build, Form, form_of
 from onnxprune.reading import operand
 from onnxprune.scopes import graphs
 from onnxprune.tidy import tidy
@@ -53,6 +54,7 @@ def gate_function(opset: int) -> onnx.FunctionProto:
     return onnx.helper.make_function(DOMAIN, "Gate", ["x", "w"], ["y"], body, opsets, attributes=["to"])
 
 
+@uncollected()
 def insert(groups: Groups, latents: Mapping[str, np.ndarray]) -> int:
     """Puts gates with these latents (by group name, shape (size,), open where > 0; 1 where not given) into the groups'
     model, in place. Returns how many gate nodes there are.
@@ -71,11 +73,10 @@ def insert(groups: Groups, latents: Mapping[str, np.ndarray]) -> int:
         by_operand: dict[str, list[At]] = {}
         for at in [*links.summed, *links.measured] if links is not None else ():
             by_operand.setdefault(at.operand, []).append(at)
-        key = (groups.nodes[number].domain, groups.nodes[number].op)
+        form = form_of(groups.nodes[number]) if by_operand else None
         for name, sites in by_operand.items():
-            form = FORMS.get(key) if name == OPERANDS.get(key, "in0") else None
-            if form is not None:
-                inserter.take_form(number, sites, form)
+            if form is not None and form.operand == name:
+                inserter.take_form(number, sites, form.build)
             else:
                 inserter.gate_operand(number, sites)
         placed[id(groups.nodes[number].graph)] += [*inserter.gates, groups.nodes[number].raw]
@@ -266,6 +267,7 @@ def is_form(node: gs.Node) -> bool:
     return bool(node.domain == DOMAIN and node.op.startswith("Gated"))
 
 
+@uncollected()
 def strip(model: Model) -> dict[str, np.ndarray]:
     """Takes all gates out of the model, in place; returns the latents, by group name."""
     graph = model.graph

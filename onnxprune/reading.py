@@ -11,8 +11,8 @@ from onnxprune.axes import AxesError, bind
 from onnxprune.labels import GridLabels, Labels, Statements
 from onnxprune.links import At, Frozen, Links, Place, Shape, Virtual
 from onnxprune.model import Model
-from onnxprune.ops import FORMS, RULES, Node, Unknown, Value
-from onnxprune.ops.forms import WHOLE_NUMBERS
+from onnxprune.ops import RULES, Node, Unknown, Value
+from onnxprune.ops.forms import form_of
 from onnxprune.scopes import bodies, graphs
 from onnxprune.shapes import Shapes
 
@@ -203,13 +203,13 @@ class Reading:
 
     def _freeze_counted(self, number: int, node: Node, links: Links) -> None:
         """Gated forms compute with fractions: of whole numbers there is none."""
-        value = node.inputs[0] if node.inputs else None
-        key = (node.domain, node.op)
-        if key not in FORMS or key in WHOLE_NUMBERS or value is None or self._is_float(value):
+        form = form_of(node)
+        value = None if form is None else operand(node, At(form.operand, 0))
+        if form is None or form.whole_numbers or value is None or self._is_float(value):
             return
         for at in (*links.summed, *links.measured):
             labels = self._labels(number, at)
-            if at.operand == "in0" and labels is not None:
+            if at.operand == form.operand and labels is not None:
                 self.freeze(
                     labels, f"{node.op} '{node.name}': computes with whole numbers over them", node.op
                 )

@@ -1,17 +1,42 @@
 """How channels run through convolutions."""
 
+from onnx import TensorProto
+
 from onnxprune.foreign import Call, Sizes, shapes
+from onnxprune.ops.forms import Form, gated
 from onnxprune.ops.registry import Kept, Node, axes, repair
 
 
 @axes("Conv")
 def conv(node: Node) -> str:
     groups, in_per_group = node.attr("group", 1), node.shape(1)[1]
+    if along_channels(node):
+        return "N 1 ~s, 1 1 K, 1 -> N 1 s"
     if groups == 1:
         return "N i *S, o i *K, o -> N o *T"
     if in_per_group == 1:  # depthwise: the group is the channel
         return "N c *S, (c M) 1 *K, (c M) -> N (c M) *T"
     return "N (g i) *S, (g o) i *K, (g o) -> N (g o) *T"
+
+
+def along_channels(node: Node) -> bool:
+    """Whether it slides over an axis of static size, one channel to one, as channel attention does (ECA): these may then
+    be channels, and the neighbours of an open one are those that are open.
+    """
+    x, weight, y = node.shape(), node.shape(1), node.out_shape()
+    alike = len(x) == 3 and x[2] is not None and x[2] == y[2] and node.attr("strides", [1]) == [1]
+    return alike and weight[:2] == (1, 1) and node.opset >= 12
+
+
+@gated("Conv", when=along_channels)
+def over_open_neighbours(form: Form) -> None:
+    """The open entries side by side; a closed one takes after the last open one before it, and is not looked at."""
+    x, *parameters = form.inputs
+    is_open = form.op("Cast", form.op("Reshape", form.mask, form.constant([-1])), to=TensorProto.BOOL)
+    y = form.op("Conv", form.op("Compress", x, is_open, axis=2), *parameters, **form.node.raw.attrs)
+    count = form.op("CumSum", form.op("Cast", is_open, to=TensorProto.INT64), form.constant(0, TensorProto.INT64))
+    place = form.op("Sub", count, form.constant(1, TensorProto.INT64))
+    form.result(form.op("Gather", y, form.op("Max", place, form.constant(0, TensorProto.INT64)), axis=2))
 
 
 @axes("ConvTranspose")

@@ -10,6 +10,7 @@ the op's first input, each of one entry or of that input's size.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -117,27 +118,43 @@ class Form:
 
 
 Build = Callable[[Form], None]
-FORMS: dict[tuple[str, str], Build] = {}
-OPERANDS: dict[tuple[str, str], str] = {}
-"""Which operand `w` lies on, where that is not the first."""
 
-WHOLE_NUMBERS: set[tuple[str, str]] = set()
-"""Ops whose gated form is exact on whole numbers; others compute with fractions, of which these have none."""
+
+@dataclass(frozen=True)
+class GatedForm:
+    """How a gated form is built, and for which nodes of its op."""
+
+    build: Build
+    operand: str
+    """Whose summed and measured axes `w` lies on."""
+    whole_numbers: bool
+    """Whether it is exact on whole numbers; most compute with fractions, of which these have none."""
+    when: Callable[[Node], bool]
+
+
+FORMS: dict[tuple[str, str], GatedForm] = {}
 
 
 def gated(
-    *ops: str, domain: str = "", operand: str = "in0", whole_numbers: bool = False
+    *ops: str,
+    domain: str = "",
+    operand: str = "in0",
+    whole_numbers: bool = False,
+    when: Callable[[Node], bool] = lambda node: True,
 ) -> Callable[[Build], Build]:
-    """Registers the gated form of these ops, for the axes of this operand that are summed or measured."""
+    """Registers the gated form of these ops, or of those of their nodes for which `when` holds."""
 
     def register(build: Build) -> Build:
         for op in ops:
             if (domain, op) in FORMS:
                 raise ValueError(f"{op} has two gated forms")
-            FORMS[domain, op] = build
-            OPERANDS[domain, op] = operand
-        if whole_numbers:
-            WHOLE_NUMBERS.update((domain, op) for op in ops)
+            FORMS[domain, op] = GatedForm(build, operand, whole_numbers, when)
         return build
 
     return register
+
+
+def form_of(node: Node) -> GatedForm | None:
+    """The gated form of a node, where it has one."""
+    found = FORMS.get((node.domain, node.op))
+    return found if found is not None and found.when(node) else None

@@ -130,3 +130,15 @@ def conv_transpose(g: Sketch, x: Value) -> Value:
     weight = g.weight((x.channels, per_group, *kernel), fan_in=fan_in, rms=x.rms)
     bias = [g.weight((per_group * groups,))] if g.chance(60) else []
     return g.op("ConvTranspose", x, weight, *bias, rms=1, group=groups, **attributes)
+
+
+@block("Conv over the channels", on="image")
+def channel_attention(g: Sketch, x: Value) -> Value:
+    """ECA: every channel is weighted by what its neighbours are on average."""
+    pooled = g.op("Reshape", g.op("GlobalAveragePool", x), g.ints(0, 1, -1), shape=(x.shape[0], 1, x.channels))
+    kernel = g.pick([3, 5])
+    weight = g.weight((1, 1, kernel), fan_in=kernel)
+    scores = g.op("Conv", pooled, weight, kernel_shape=[kernel], pads=[kernel // 2] * 2, shape=pooled.shape)
+    target = g.ints(0, x.channels, *[1] * len(x.space))
+    weights = g.op("Sigmoid", g.op("Reshape", scores, target, shape=(*x.shape[:2], *[1] * len(x.space))))
+    return g.op("Mul", x, weights, layout="image")
