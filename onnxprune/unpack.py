@@ -6,11 +6,12 @@ each has views of its own, and channels of its own.
 """
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.lower import Factors, read_elsewhere
+from onnxprune.lower import ROW, Factors, read_elsewhere
 from onnxprune.shapes import Shapes, Sizes
 from onnxprune.views import Views, follow, variable
 
@@ -42,7 +43,7 @@ def _unpacked(
     graph: gs.Graph, source: gs.Tensor, packed: gs.Tensor, factors: Factors, shapes: Shapes
 ) -> list[gs.Node] | None:
     """The picks made of `source` instead of `packed`; None unless all readers pick along what is outermost on a static
-    axis of the source.
+    axis of the source, or innermost with more than single entries to copy behind it.
     """
     found = [_picks(reader, packed, shapes) for reader in packed.outputs]
     along = {axis for axis, _ in found}
@@ -51,10 +52,13 @@ def _unpacked(
     (axis,) = along
     before, after = factors.before(), factors.after()
     parts = after[axis] if axis is not None else []
-    whole = next((k for k, of in enumerate(before) if parts and of[: len(parts)] == parts != of), None)
+    whole = next((k for k, of in enumerate(before) if parts and parts != of and _at_an_end(parts, of)), None)
     if axis is None or whole is None or factors.first[whole][0] != factors.first[whole][1]:
         return None
-    before[whole] = before[whole][len(parts) :]
+    inner = before[whole][: len(parts)] != parts
+    if inner and (graph.opset < 10 or prod(size for size, _ in factors.first[whole + 1 :]) < ROW):
+        return None
+    before[whole] = before[whole][: -len(parts)] if inner else before[whole][len(parts) :]
     count = shapes.sizes[packed.name][axis][0]
     wanted = []
     for target, entry, left in (pick for _, picks in found for pick in picks):
@@ -67,7 +71,8 @@ def _unpacked(
         node.inputs.clear()
         node.outputs.clear()
     parts_made = (
-        _part(graph, source, target, (whole, entry, count), views, shapes) for target, entry, views in wanted
+        _part(graph, source, target, (whole, entry, count, inner), views, shapes)
+        for target, entry, views in wanted
     )
     return [node for part in parts_made for node in part]
 
@@ -76,25 +81,32 @@ def _part(
     graph: gs.Graph,
     source: gs.Tensor,
     target: gs.Tensor,
-    which: tuple[int, int, int],
+    which: tuple[int, int, int, bool],
     views: Views,
     shapes: Shapes,
 ) -> list[gs.Node]:
-    """Slices part `entry` of `count` off an axis, then the views of it."""
-    axis, entry, count = which
+    """Slices part `entry` of `count` off an axis, `inner` each `count`-th entry, else a stretch; its views follow."""
+    axis, entry, count, inner = which
     sizes = shapes.sizes[source.name]
     length = sizes[axis][0] // count
     part = variable(
         f"{target.name}/part", (*sizes[:axis], (length, length), *sizes[axis + 1 :]), source, shapes
     )
     nodes = views.nodes(part, target, shapes)
-    bounds = {"starts": [entry * length], "ends": [(entry + 1) * length], "axes": [axis]}
+    first, step = (entry, count) if inner else (entry * length, 1)
+    bounds = {"starts": [first], "ends": [first + (length - 1) * step + 1], "axes": [axis]}
+    if inner:
+        bounds["steps"] = [step]
     operands: list[gs.Tensor] = []
     if graph.opset >= 10:
         operands = [gs.Constant(f"{part.name}/{name}", np.asarray(value)) for name, value in bounds.items()]
         shapes.sizes |= {operand.name: ((1, 1),) for operand in operands}
         bounds = {}
     return [gs.Node("Slice", part.name, bounds, [source, *operands], [part if nodes else target]), *nodes]
+
+
+def _at_an_end(parts: Sequence[int], of: Sequence[int]) -> bool:
+    return list(parts) in (list(of[: len(parts)]), list(of[-len(parts) :]))
 
 
 def _picks(reader: gs.Node, packed: gs.Tensor, shapes: Shapes) -> tuple[int | None, Sequence[Pick]]:

@@ -103,6 +103,8 @@ class Views:
         order = [flat.index(factor) for axis in after for factor in axis]
         cut = _target(sizes, [[factor] for factor in flat], before)
         merge = _target(target, after, [[flat[k]] for k in order])
+        if before == after:  # with axes of one entry in the same places
+            cut = merge = None
         if max((wanted or []).count(-1) for wanted in (cut, merge)) > 1 or len(set(dynamic)) < len(dynamic):
             return None
         return cls(sizes, cut, order, merge, before, after)

@@ -70,7 +70,9 @@ def test_heads_outside_of_the_parts_stay_in_one_value():
 
 
 def test_a_value_that_is_read_as_a_whole_too_stays_packed():
-    proto = packed(PICKED["Gather"].replace("q = Gather<axis=0>(t, c0)", "u = Relu(t)  q = Gather<axis=0>(u, c0)"))
+    proto = packed(
+        PICKED["Gather"].replace("q = Gather<axis=0>(t, c0)", "u = Relu(t)  q = Gather<axis=0>(u, c0)")
+    )
     assert "Slice" not in {node.op_type for node in prepared(proto).graph.node}
 
 
@@ -84,3 +86,34 @@ def test_old_opsets_slice_by_attributes():
     plain = prepared(proto)
     assert [node.op_type for node in plain.graph.node] == ["MatMul", "Slice", "Slice", "Mul", "MatMul"]
     assert verify(proto, plain).equal
+
+
+@pytest.mark.parametrize("batch", ["1", "N"])
+def test_every_other_channel_is_taken_from_an_image_before_it_is_cut(batch: str):
+    """The shuffle of ShuffleNetV2 as its authors wrote it: (N C/2, 2, HW), turned, and both halves picked out."""
+    text = f"""net (float[{batch},3,4,5] x) => (float[{batch},2,4,5] y) {{
+        a = Conv(x, w1)  r = Reshape(a, pairs)  t = Transpose<perm=[1,0,2]>(r)  h = Reshape(t, halves)
+        b = Gather<axis=0>(h, c0)  c = Gather<axis=0>(h, c1)  d = Conv(c, w2)  e = Concat<axis=1>(b, d)  y = Conv(e, w3)
+    }}"""
+    values = {name: NUMBERS[name] for name in ("c0", "c1")}
+    values |= {"pairs": np.array([-1, 2, 20]), "halves": np.array([2, -1, 3, 4, 5])}
+    proto = net(text, values=values, w1=(6, 3, 1, 1), w2=(4, 3, 1, 1), w3=(2, 7, 1, 1))
+    plain = prepared(proto)
+    assert [node.op_type for node in plain.graph.node] == ["Conv", "Slice", "Slice", "Conv", "Concat", "Conv"]
+    assert verify(proto, plain).equal
+    assert prepared(plain) == plain
+    assert sorted(sizes(analysed(proto)).values()) == [3, 3, 4]
+    for seed in range(3):
+        opened, closed = both_sides(proto, random_plan(seed, [*sizes(analysed(proto)).items()]))
+        assert opened.equal and closed.equal
+
+
+def test_every_other_channel_of_tokens_stays_where_it_is():
+    """Entry by entry it would take longer."""
+    text = """net (float[N,4,3] x) => (float[N,4,2] y) {
+        a = MatMul(x, w1)  r = Reshape(a, pairs)  b = Gather<axis=3>(r, c0)  c = Gather<axis=3>(r, c1)  d = Mul(b, c)
+        y = MatMul(d, w2)
+    }"""
+    values = {name: NUMBERS[name] for name in ("c0", "c1")} | {"pairs": np.array([0, 0, 3, 2])}
+    proto = net(text, values=values, w1=(3, 6), w2=(3, 2))
+    assert "Slice" not in {node.op_type for node in prepared(proto).graph.node}
