@@ -5,7 +5,7 @@ def bias_gelu(node: Call) -> list[Sizes]:
     return [node.shape(0)]
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,9 +69,13 @@ ShapeOf = Callable[[Call], "list[Sizes] | list[Sizes | None]"]
 Like = int | Callable[[Call], int]
 SHAPES: dict[tuple[str, str], tuple[ShapeOf, Like]] = {}
 """By domain and op: the function, and the input whose element type the outputs have."""
+ATTRIBUTES: dict[tuple[str, str], Mapping[str, OpSchema.AttrType]] = {}
+"""The attributes of ops that stand in ONNX's own domain, where the checker asks for them."""
 
 
-def shapes(*ops: str, domain: str, like: Like = 0) -> Callable[[ShapeOf], ShapeOf]:
+def shapes(
+    *ops: str, domain: str, like: Like = 0, attributes: Mapping[str, OpSchema.AttrType] | None = None
+) -> Callable[[ShapeOf], ShapeOf]:
     """Registers what shapes these ops' outputs have; their element type is that of input number `like`."""
 
     def register(function: ShapeOf) -> ShapeOf:
@@ -79,17 +83,23 @@ def shapes(*ops: str, domain: str, like: Like = 0) -> Callable[[ShapeOf], ShapeO
             if (domain, op) in SHAPES:
                 raise ValueError(f"{op} has two shape functions")
             SHAPES[domain, op] = function, like
+            ATTRIBUTES[domain, op] = attributes or {}
         return function
 
     return register
 
 
 @contextmanager
-def taught(ops: Collection[tuple[str, str]]) -> Iterator[None]:
-    """Within, onnx's own inference knows these ops as well. They are forgotten at the end: the table is the process's,
-    and the checker would hold everybody's nodes against it.
+def taught(proto: onnx.ModelProto, *, to_checker: bool = False) -> Iterator[None]:
+    """Within, onnx's own inference knows the model's ops as well, or its checker those that stand in ONNX's own domain.
+    They are forgotten at the end: the table is the process's, and all would be held against it.
     """
-    added = [key for key in ops if key in SHAPES and not onnx.defs.has(key[1], domain=key[0])]
+    opsets = {entry.domain: entry.version for entry in proto.opset_import}
+    added = [
+        (domain, op)
+        for domain, op in {(node.domain, node.op_type) for node in proto.graph.node} & SHAPES.keys()
+        if not onnx.defs.has(op, opsets.get(domain, 1), domain) and not (domain and to_checker)
+    ]
     for domain, op in added:
         onnx.defs.register_schema(_schema(domain, op))
     try:
@@ -113,7 +123,7 @@ def _schema(domain: str, op: str) -> OpSchema:
             found = []
         for number in range(context.get_num_outputs()):
             sizes = found[number] if number < len(found) else None
-            if sizes is not None and element:
+            if element and (sizes is not None or number == 0):  # the first has its type in any case
                 context.set_output_type(number, onnx.helper.make_tensor_type_proto(element, sizes))
 
     any_number = OpSchema.FormalParameterOption.Variadic
@@ -122,8 +132,33 @@ def _schema(domain: str, op: str) -> OpSchema:
         for name in ("T", "U")
     )
     types = [
-        (name, ["tensor(float)"], "") for name in ("T", "U")
-    ]  # inference does not hold operands against them
-    schema = OpSchema(op, domain, 1, inputs=[given], outputs=[made], type_constraints=types)
+        (name, onnx.defs.get_schema("Identity").type_constraints[0].allowed_type_strs, "") for name in "TU"
+    ]
+    attributes = [
+        OpSchema.Attribute(name, kind, "", required=False) for name, kind in ATTRIBUTES[domain, op].items()
+    ]
+    schema = OpSchema(
+        op, domain, 1, inputs=[given], outputs=[made], type_constraints=types, attributes=attributes
+    )
     schema.set_type_and_shape_inference_function(infer)
     return schema
+
+
+@shapes(
+    "LayerNormalization",
+    "SimplifiedLayerNormalization",
+    domain="",
+    attributes={
+        "axis": OpSchema.AttrType.INT,
+        "epsilon": OpSchema.AttrType.FLOAT,
+        "stash_type": OpSchema.AttrType.INT,
+    },
+)
+def layer_normalization_shape(node: Call) -> list[Sizes]:
+    """LayerNormalization in models of an opset that does not have it yet, and the norm that ONNX calls RMSNormalization
+    under its first name.
+    """
+    data = node.shape(0)
+    first = node.attr("axis", -1) % len(data)
+    statistics = (*data[:first], *(1 for _ in data[first:]))
+    return [data, statistics, statistics]

@@ -11,6 +11,7 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 
 from onnxprune.apart import PLAIN, Apart, fits, is_apart, mark, take_apart, without_initializers
 from onnxprune.errors import ModelError
+from onnxprune.foreign import taught
 from onnxprune.skim import skim
 
 
@@ -124,7 +125,8 @@ def check(proto: onnx.ModelProto, where: str) -> None:
             )
     _check_names(proto.graph, where)
     try:
-        onnx.checker.check_model(without_weights(proto))
+        with taught(proto, to_checker=True):
+            onnx.checker.check_model(without_weights(proto))
     except onnx.checker.ValidationError as reason:
         raise ModelError(f"{where}: refused by the onnx checker: {one_line(reason)}") from None
     except (UnicodeDecodeError, EncodeError, ValueError) as reason:

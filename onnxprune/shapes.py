@@ -152,7 +152,7 @@ class _Binding:
         functions = [OnnxExporter.export_function(function) for function in self.graph.functions]
         model = onnx.helper.make_model(graph, opset_imports=domains, functions=functions, ir_version=10)
         try:
-            with taught({(node.domain, node.op_type) for node in nodes}):
+            with taught(model):
                 inferred = infer_shapes(model, data_prop=True).graph
         except onnx.shape_inference.InferenceError as reason:
             raise ModelError(

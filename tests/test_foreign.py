@@ -6,6 +6,7 @@ import onnx
 import pytest
 
 from onnxprune import model
+from onnxprune.errors import ModelError
 from onnxprune.foreign import SHAPES, Call, Sizes, shapes
 from onnxprune.shapes import BATCH, Shapes, infer
 
@@ -71,3 +72,19 @@ def test_onnx_forgets_the_op_afterwards():
 def test_an_op_has_one_shape_function():
     with pytest.raises(ValueError, match="two shape functions"):
         shapes("Halve", domain="test")(lambda node: [])
+
+
+@pytest.mark.parametrize(("opset", "op"), [(14, "LayerNormalization"), (17, "SimplifiedLayerNormalization")])
+def test_norms_that_onnxruntime_puts_into_onnxs_own_domain_are_let_in(opset: int, op: str):
+    text = f"""<ir_version: 8, opset_import: ["": {opset}]> net (float[N,5,6] x, float[6] s) => (float[N,5,6] y) {{
+        h = {op}<axis: int = -1, epsilon: float = 0.1>(x, s)  y = Relu(h)
+    }}"""
+    found = infer(model.load(onnx.parser.parse_model(text)).graph)
+    assert found.sizes["y"] == (BATCH, (5, 5), (6, 6))
+    assert not onnx.defs.has(op, opset, "")
+
+
+def test_ops_that_nobody_knows_are_refused_in_onnxs_own_domain():
+    text = '<ir_version: 8, opset_import: ["": 18]> net (float[N,6] x) => (float[N,6] y) { y = Unheard(x) }'
+    with pytest.raises(ModelError, match="No Op registered for Unheard"):
+        model.load(onnx.parser.parse_model(text))

@@ -23,7 +23,7 @@ def instance_normalization(node: Node) -> str:
     return "N c ~*s, c, c -> N c *s"
 
 
-@axes("LayerNormalization", "RMSNormalization")
+@axes("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_normalization(node: Node) -> str:
     over = _over(node)
     several = len([o for o in node.outputs if o is not None]) > 1
@@ -93,7 +93,7 @@ def mean_variance_normalization(node: Node) -> str:
 def normalised(
     form: Form, x: str, mean: Callable[[str], str], *, centre: bool = True, epsilon: float = 1e-5
 ) -> str:
-    """x less its mean (if `centre`), over the root of its mean square; `epsilon` where the node gives none."""
+    """X less its mean (if `centre`), over the root of its mean square; `epsilon` where the node gives none."""
     x = form.op("Sub", x, mean(x)) if centre else x
     square = form.op("Add", mean(form.op("Mul", x, x)), form.constant(form.node.attr("epsilon", epsilon)))
     return form.op("Div", x, form.op("Sqrt", square))
@@ -104,7 +104,7 @@ def affine(form: Form, y: str, scale: str, bias: str) -> str:
     return form.op("Add", scaled, bias) if bias else scaled
 
 
-@gated("LayerNormalization", "RMSNormalization")
+@gated("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def of_open_entries(form: Form) -> None:
     """Statistics in float32 for half-precision inputs, as `stash_type` asks for."""
     given, node = form.element, form.node
