@@ -7,12 +7,18 @@ SEQUENCE = "it works on a sequence whose entries are not known"
 OPTIONAL = "whether there is a value is only known at run time"
 TEXT = "text has no channels"
 LOSS = "a loss counts every class"
+COUNTED = "how many numbers it makes is computed at run time"
 
 REASONS = {
     "Bernoulli": RANDOM,
+    "BlackmanWindow": COUNTED,
     "ConcatFromSequence": SEQUENCE,
+    "Constant": "a constant that is handed out as it is stays as it is",
     "Det": "a determinant needs every row and column",
+    "HammingWindow": COUNTED,
+    "HannWindow": COUNTED,
     "ImageDecoder": "images from bytes have no channels yet",
+    "MelWeightMatrix": COUNTED,
     "Multinomial": RANDOM,
     "NegativeLogLikelihoodLoss": LOSS,
     "NonMaxSuppression": "it compares every box with every other",
@@ -23,7 +29,7 @@ REASONS = {
     "RandomNormalLike": RANDOM,
     "RandomUniform": RANDOM,
     "RandomUniformLike": RANDOM,
-    "Range": "how many numbers it counts is computed at run time",
+    "Range": COUNTED,
     "RegexFullMatch": TEXT,
     "SequenceAt": SEQUENCE,
     "SequenceConstruct": SEQUENCE,
