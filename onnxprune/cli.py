@@ -230,7 +230,7 @@ def train(
 @options.bounds
 @click.option("--drop-branches", is_flag=True,
               help="Let branches that a residual goes past go altogether; takes --scope global.")
-@click.option("--plan", type=PATH, help="Keep what this plan says.")
+@click.option("--plan", type=PATH, help="Keep what this plan says; it fits every export of its network.")
 @click.option("--save-plan", type=PATH, help="Write the decisions as JSON.")
 @click.option("--save-gated", type=PATH, help="Write the gated counterpart of the slim model.")
 @click.option("--data", type=PATH, help="Inputs to prove the result on (default: random ones).")

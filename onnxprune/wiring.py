@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.groups import Groups
 from onnxprune.ops import RULES, Node, Value
+from onnxprune.scopes import bodies
 
 WEIGHTS: Mapping[str, tuple[int, ...]] = {
     "Attention": (1,), "Conv": (1,), "ConvInteger": (1,), "ConvTranspose": (1,), "FusedConv": (1,), "FusedGemm": (0, 1),
@@ -230,8 +231,3 @@ def _backward(groups: Groups, layers: Mapping[int, Layer], steps: Sequence[Step]
             waiting.setdefault(name, []).append(sinks)
     flow.at |= {name: flow.join(sinks) for name, sinks in waiting.items()}
     return flow
-
-
-def bodies(node: gs.Node) -> list[gs.Graph]:
-    """The graphs that a control-flow node holds."""
-    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
