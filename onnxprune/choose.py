@@ -185,9 +185,10 @@ def _uniform(costs: CostModel) -> Wanted:
     """The same fraction of all channels. Of groups that decide together, such as heads and their dims, one gives its
     channels, and the others only when that one is down to its last.
     """
-    leaders = {_leader(grid, costs) for grid in costs.grids}
+    grids = [grid for grid in costs.grids if not any(set(grid) < set(other) for other in costs.grids)]
+    leaders = {_leader(grid, costs) for grid in grids}
     followed: dict[int, int] = {}
-    for grid in costs.grids:
+    for grid in grids:
         for g in set(grid) - leaders:
             size = costs.sizes[_leader(grid, costs)]
             followed[g] = min(followed.get(g, size), size)

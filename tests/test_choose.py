@@ -311,3 +311,24 @@ def test_half_of_the_channels_of_a_grid_is_half_of_its_entries():
         for ratio in (0.5, 0.25, 1 / 16)
     }
     assert counts == {0.5: [4, 4], 0.25: [2, 4], 1 / 16: [1, 2]}
+
+
+def test_heads_that_are_a_grid_themselves_stay_as_long_as_dims_can_go():
+    """Heads of keys and values, and those of queries for each: a grid within the grid of heads and dims."""
+    proto = net(
+        """net (float[N,5,3] x) => (float[N,5,2] y) {
+            q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)
+            a = Attention<q_num_heads: int = 4, kv_num_heads: int = 2>(q, k, v, mask)  y = MatMul(a, wo)
+        }""",
+        opset=23,
+        wq=(3, 32),
+        wk=(3, 16),
+        wv=(3, 16),
+        wo=(32, 2),
+        mask=(4, 5, 5),
+    )
+    found = analysed(proto)
+    costs = CostModel(found)
+    assert any(len(grid) == 2 and {costs.sizes[g] for g in grid} == {2} for grid in costs.grids)
+    scores = {group.name: np.arange(group.size) for group in found}
+    assert sorted(choose(found, costs, scores, Wish(0.5, multiple_of=1)).counts(found)) == [2, 2, 4, 4]
