@@ -134,7 +134,7 @@ class _Settling:
         atoms = self.of[grid.whole]
         for axis, factor in enumerate(grid.factors):
             alike = (atoms == atoms.take([0], axis)).all() and (self.of[factor] != self.of[factor[0]]).any()
-            if alike:  # such as the directions of a recurrent layer, which lose the same channels
+            if alike and not self._is_frozen(factor).all():  # such as the directions of a recurrent layer, which lose the same channels
                 self.frozen.append((factor, grid.because))
                 return
         cells = np.stack(np.meshgrid(*(self.of[f] for f in grid.factors), indexing="ij"), axis=-1)
@@ -142,13 +142,13 @@ class _Settling:
         if (stays & ~self._is_frozen(grid.whole)).any():
             self.frozen.append((grid.whole[stays], self._reason(grid)))
             return
-        for atom, follows in zip(
+        for atom, factors in zip(
             atoms.reshape(-1).tolist(), cells.reshape(-1, cells.shape[-1]).tolist(), strict=True
         ):
             if self.because[atom] != NEVER:
                 continue
-            known = self.derived.setdefault(atom, tuple(sorted(set(follows))))
-            if known != tuple(sorted(set(follows))):
+            follows = tuple(sorted({f for f in factors if self.because[f] == NEVER}))
+            if self.derived.setdefault(atom, follows) != follows:
                 self._conflict(grid, atom)
                 return
             self.claimed.setdefault(atom, (grid.whole.shape, grid.factors))

@@ -172,6 +172,18 @@ def test_a_factor_along_which_all_entries_are_alike_stays_and_the_others_go():
     assert free(atoms, row) == [False] * 2
 
 
+@pytest.mark.parametrize("stays", [True, False])
+def test_such_a_factor_beside_two_others_leaves_them_a_grid(stays: bool):
+    said = Statements()
+    alike, row, column, whole = said.fresh(2), said.fresh(2), said.fresh(3), said.fresh(12)
+    said.grids.append(grid(whole, alike, row, column))
+    said.equal.append((whole[:6], whole[6:]))
+    said.frozen += [(alike, WHY_FIRST)] * stays
+    atoms = solve(said)
+    assert free(atoms, np.concatenate([row, column])) == [True] * 5
+    assert atoms.derived[int(atoms.of[whole[4]])] == tuple(sorted(atoms.of[[row[1], column[1]]].tolist()))
+
+
 def test_derived_atoms_come_after_the_factors_they_follow():
     said = Statements()
     outer, inner = said.fresh(8), said.fresh(4)
