@@ -134,7 +134,8 @@ class _Settling:
         atoms = self.of[grid.whole]
         for axis, factor in enumerate(grid.factors):
             alike = (atoms == atoms.take([0], axis)).all() and (self.of[factor] != self.of[factor[0]]).any()
-            if alike and not self._is_frozen(factor).all():  # such as the directions of a recurrent layer, which lose the same channels
+            if alike and not self._is_frozen(factor).all():
+                # such as the directions of a recurrent layer, which lose the same channels
                 self.frozen.append((factor, grid.because))
                 return
         cells = np.stack(np.meshgrid(*(self.of[f] for f in grid.factors), indexing="ij"), axis=-1)
