@@ -52,6 +52,11 @@ def because(found: groups.Groups, tensor: str, axis: int) -> set[str]:
 
 
 def same_weights(a: onnx.ModelProto, b: onnx.ModelProto) -> bool:
-    """Whether both have the same initializers, wherever their files keep them."""
-    ours, theirs = ({t.name: numpy_helper.to_array(t) for t in proto.graph.initializer} for proto in (a, b))
+    """Whether both have the same initializers, wherever their files and graphs keep them."""
+    ours, theirs = ({t.name: numpy_helper.to_array(t) for t in _initializers(proto.graph)} for proto in (a, b))
     return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def _initializers(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    bodies = [entry.g for node in graph.node for entry in node.attribute if entry.HasField("g")]
+    return [*graph.initializer, *(tensor for body in bodies for tensor in _initializers(body))]

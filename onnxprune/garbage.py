@@ -1,0 +1,19 @@
+"""Python's search for cyclic garbage, paused where many small objects are made and all of them stay."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Within (or within a function that it decorates) no search is made: of the time that an analysis takes it was
+    two fifths, and it found nothing.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
