@@ -27,6 +27,9 @@ BATCH = (24, 36)
 """Sizes of a dynamic first axis at the two bindings; so divisible that parts of a batch differ as well."""
 OTHER = (224, 320)
 """Sizes of every other dynamic axis: images pass through five halvings, sequences are long enough."""
+TOKENS = (20, 28)
+"""The same for axes of whole numbers, such as tokens: tables of positions end soon, and a slice that is cut off by the
+end of a table is of one size at both bindings though it is not static."""
 SMALL = 1 << 16
 """Values of at most this many entries are followed through the shape arithmetic."""
 
@@ -69,13 +72,18 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-def bound(shape: Sequence[Any], which: int, batch_names: Collection[str] = ()) -> list[int]:
+def bound(
+    shape: Sequence[Any], which: int, batch_names: Collection[str] = (), token_names: Collection[Any] = ()
+) -> list[int]:
     """A declared input shape with numbers for its dynamic sizes; the batch may have its name on any axis."""
+
+    def chosen(axis: int, size: Any) -> int:
+        if axis == 0 or size in batch_names:
+            return BATCH[which]
+        return (TOKENS if size in token_names else OTHER)[which]
+
     return [
-        size
-        if isinstance(size, int) and size >= 0
-        else (BATCH if axis == 0 or size in batch_names else OTHER)[which]
-        for axis, size in enumerate(shape)
+        size if isinstance(size, int) and size >= 0 else chosen(axis, size) for axis, size in enumerate(shape)
     ]
 
 
@@ -91,6 +99,8 @@ class _Binding:
         self.nodes = [_telling(OnnxExporter.export_node(node)) for node in graph.nodes]
         first = [tensor.shape[0] for tensor in graph.inputs if tensor.shape]
         self.batch_names = {name for name in first if isinstance(name, str)}
+        whole = [tensor for tensor in graph.inputs if tensor.shape and _counts(tensor)]
+        self.token_names = {size for tensor in whole for size in tensor.shape if isinstance(size, str)}
         self.inputs = [self._input(tensor) for tensor in graph.inputs]
         self.constants: dict[str, np.ndarray] = {}
         for body in list(graphs(graph))[1:]:
@@ -110,7 +120,8 @@ class _Binding:
         if tensor.shape is None or tensor.type != "tensor_type":
             info: onnx.ValueInfoProto = OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
             return info
-        shape = bound(tensor.shape, self.which, self.batch_names)
+        tokens = self.token_names | ({None, ""} if _counts(tensor) else set())
+        shape = bound(tensor.shape, self.which, self.batch_names, tokens)
         if shape and not isinstance(tensor.shape[0], int):
             self.batched = True
         self.shapes[tensor.name] = tuple(shape)
@@ -196,6 +207,11 @@ class _Binding:
         return evaluate(node, [known.get(t.name) for t in node.inputs], self.graph.opset, SMALL)
 
 
+def _counts(tensor: gs.Variable) -> bool:
+    """Whether it holds whole numbers."""
+    return tensor.dtype is not None and np.issubdtype(np.dtype(tensor.dtype), np.integer)
+
+
 SILENT = {"GroupNormalization", "MeanVarianceNormalization"}
 """Ops whose output is like their first input, of which onnx 1.23 infers nothing."""
 
@@ -209,6 +225,9 @@ def _telling(node: onnx.NodeProto) -> onnx.NodeProto:
                 out.type.tensor_type.ClearField("shape")
             for inner in attribute.g.node:
                 _telling(inner)
+    if node.op_type == "Scaler" and node.domain == "ai.onnx.ml":
+        to = onnx.TensorProto.FLOAT
+        return onnx.helper.make_node("Cast", node.input[:1], node.output[:1], node.name, to=to)
     if node.op_type in SILENT and not node.domain:
         return onnx.helper.make_node("Identity", node.input[:1], node.output[:1], node.name)
     return node

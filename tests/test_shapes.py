@@ -158,3 +158,16 @@ def test_a_concat_counted_from_the_end_is_understood_in_old_files():
 def test_what_onnx_fails_to_infer_of_its_own_function_is_known():
     found = shapes("net (float[N,3,4,5] x) => (float[a,b,c,d] y) { h = MeanVarianceNormalization(x)  y = Relu(h) }")
     assert found.sizes["y"] == (BATCH, (3, 3), (4, 4), (5, 5))
+
+
+def test_a_table_of_positions_that_ends_soon_does_not_make_the_tokens_static():
+    proto = net(
+        """net (int64[N,tokens] x) => (float[N,length,8] y) {
+            size = Shape<start=1>(x)  part = Slice(table, zero, size, zero)  e = Gather(words, x)  y = Add(e, part)
+        }""",
+        values={"zero": np.asarray([0])},
+        table=(64, 8),
+        words=(10, 8),
+    )
+    (first, second) = infer(model.load(proto).graph).sizes["part"][0]
+    assert first != second

@@ -12,6 +12,7 @@ from onnxprune.ops import (  # noqa: F401 - imported for their registrations
     integers,
     join,
     linear,
+    ml,
     microsoft,
     microsoft_attention,
     norm,
