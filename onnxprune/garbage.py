@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Within (or within a function that it decorates) no search is made: of the time that an analysis takes it was
-    two fifths, and it found nothing.
+    """Within (or within a function that it decorates) no search is made. Of the time that an analysis takes it was
+    two fifths, and it found nothing; one search costs a second per 50,000 nodes.
     """
     enabled = gc.isenabled()
     gc.disable()

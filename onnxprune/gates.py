@@ -18,7 +18,6 @@ from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
 from onnxprune.apart import Apart
 from onnxprune.errors import ModelError
-from onnxprune.garbage import uncollected
 from onnxprune.groups import Groups
 from onnxprune.labels import Labels
 from onnxprune.links import At
@@ -54,7 +53,6 @@ def gate_function(opset: int) -> onnx.FunctionProto:
     return onnx.helper.make_function(DOMAIN, "Gate", ["x", "w"], ["y"], body, opsets, attributes=["to"])
 
 
-@uncollected()
 def insert(groups: Groups, latents: Mapping[str, np.ndarray]) -> int:
     """Puts gates with these latents (by group name, shape (size,), open where > 0; 1 where not given) into the groups'
     model, in place. Returns how many gate nodes there are.
@@ -267,7 +265,6 @@ def is_form(node: gs.Node) -> bool:
     return bool(node.domain == DOMAIN and node.op.startswith("Gated"))
 
 
-@uncollected()
 def strip(model: Model) -> dict[str, np.ndarray]:
     """Takes all gates out of the model, in place; returns the latents, by group name."""
     graph = model.graph

@@ -10,7 +10,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune import scopes
-from onnxprune.garbage import uncollected
 from onnxprune.labels import Atoms, Labels, solve
 from onnxprune.links import Links, Place, Virtual
 from onnxprune.model import Model
@@ -101,7 +100,6 @@ class Groups:
         return [atom] if follows is None else sorted({s for f in follows for s in self.deciding(f)})
 
 
-@uncollected()
 def find(model: Model, also_frozen: Mapping[str, str] | None = None) -> Groups:
     """Prepares `model` in place and finds its channel groups.
 

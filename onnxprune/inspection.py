@@ -14,6 +14,7 @@ from onnxprune import gates
 from onnxprune import model as files
 from onnxprune.advice import advice
 from onnxprune.cost import CostModel
+from onnxprune.garbage import uncollected
 from onnxprune.groups import Groups, Member, find, layer_name
 from onnxprune.labels import Labels
 from onnxprune.ops import Node, Value
@@ -80,6 +81,7 @@ class Inspection:
         return asdict(self)
 
 
+@uncollected()
 def inspect(model: str | Path | onnx.ModelProto) -> Inspection:
     """Channel groups of a model with their share of MACs and parameters, and what is frozen by which op.
 

@@ -21,7 +21,6 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune.apart import Apart, take_apart
 from onnxprune.errors import ModelError, OutputError
-from onnxprune.garbage import uncollected
 from onnxprune.held import give_back, hold_large
 from onnxprune.intake import check, one_line, read
 
@@ -57,7 +56,6 @@ class Model:
         return str(self.path) if self.path else "the model"
 
 
-@uncollected()
 def load(source: str | Path | onnx.ModelProto | Apart | Model) -> Model:
     """The model of a file or a protobuf, checked; a Model is copied, the weights of an Apart are not.
 
@@ -146,7 +144,6 @@ def to_proto(model: Model) -> onnx.ModelProto:
     return export(model).whole()
 
 
-@uncollected()
 def export(model: Model) -> Apart:
     """The model as it would be written: the graph, and what the graph library does not carry."""
     weights = hold_large(model.graph)

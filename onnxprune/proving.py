@@ -1,5 +1,6 @@
 """The second net: a plan carried out and proven; where the proof fails, the group at fault is found and frozen."""
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -98,6 +99,7 @@ class Attempts:
         """The model without gates, ready to be taken apart."""
         model, self.source = self.source, None
         if model is None:
+            gc.collect()  # the graph of the last attempt is one large cycle
             model = files.load(self.parts)
             model.path = self.path
         return model

@@ -4,7 +4,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune import branches
-from onnxprune.garbage import uncollected
 from onnxprune.groups import Groups
 from onnxprune.model import array
 from onnxprune.ops import REPAIRS, Value
@@ -48,7 +47,6 @@ def _full_size(value: Value | None, axis: int) -> int:
     return size
 
 
-@uncollected()
 def apply(groups: Groups, plan: Plan) -> None:
     """Cuts what the plan does not keep out of the groups' model, in place."""
     removed = groups.removed(plan.kept)

@@ -18,6 +18,7 @@ from onnxprune.apart import Apart
 from onnxprune.choose import Wish, choose
 from onnxprune.cost import CostModel
 from onnxprune.errors import LawError, ModelError, PlanError
+from onnxprune.garbage import uncollected
 from onnxprune.groups import Groups, find
 from onnxprune.methods.magnitude import magnitude
 from onnxprune.plan import Plan
@@ -84,6 +85,7 @@ class Slimmed:
         }  # fmt: skip
 
 
+@uncollected()
 def gate(
     model: ModelLike, output: str | Path | None = None, *, plan: str | Path | None = None, force: bool = True
 ) -> Gated:
@@ -114,6 +116,7 @@ def gate(
     return Gated(opened, str(output) if output else None, len(groups.groups), count, check.max_rel_error)
 
 
+@uncollected()
 def slim(
     model: ModelLike,
     output: str | Path | None = None,

@@ -1,11 +1,19 @@
 import gc
+import weakref
+from collections.abc import Callable
+from functools import partial
 
+import onnx
 import pytest
 from small_models import conv_net
-from text_nets import analysed
 
-from onnxprune import groups
+from onnxprune import gate, groups, inspect, proving, slim
+from onnxprune.errors import PlanError
 from onnxprune.garbage import uncollected
+from onnxprune.model import Model
+from onnxprune.prepare import prepare
+from onnxprune.shapes import Shapes
+from onnxprune.verify import Verification
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -23,16 +31,26 @@ def test_the_search_for_garbage_is_as_it_was_before(enabled: bool):
         (gc.enable if before else gc.disable)()
 
 
-def test_an_analysis_makes_no_search(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("verb", [gate, inspect, partial(slim, ratio=0.5)], ids=["gate", "inspect", "slim"])
+def test_an_analysis_makes_no_search(verb: Callable[[onnx.ModelProto], object], monkeypatch: pytest.MonkeyPatch):
     searches = []
-    prepare = groups.prepare
+    monkeypatch.setattr(groups, "prepare", lambda model: searches.append(gc.isenabled()) or prepare(model))
+    verb(conv_net())
+    assert searches == [False]
+    assert gc.isenabled()
 
-    def watched(model):
-        assert not gc.isenabled()
-        searches.append(1)
+
+def test_attempts_that_failed_are_forgotten(monkeypatch: pytest.MonkeyPatch):
+    """Each of them leaves a graph, which only the search can find."""
+    seen: list[weakref.ref] = []
+
+    def watched(model: Model) -> Shapes:
+        assert sum(ref() is not None for ref in seen) <= 1
+        seen.append(weakref.ref(model.graph))
         return prepare(model)
 
     monkeypatch.setattr(groups, "prepare", watched)
-    analysed(conv_net())
-    assert searches == [1]
-    assert gc.isenabled()
+    monkeypatch.setattr(proving, "compare", lambda *_: Verification(1.0, 1e-5, 1))
+    with pytest.raises(PlanError):
+        slim(conv_net(), ratio=0.5)
+    assert len(seen) > 2
