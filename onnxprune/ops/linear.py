@@ -46,28 +46,35 @@ def _wider(name: str, a: tuple[int | None, ...], b: tuple[int | None, ...], axis
 
 @axes("Einsum")
 def einsum(node: Node) -> str:
-    equation = node.text("equation", "").replace(" ", "")
-    if "." in equation:
-        raise Unknown("its equation has an ellipsis")
+    equation = node.text("equation", "").replace(" ", "").replace("...", ".")
     left, arrow, right = equation.partition("->")
     operands = left.split(",")
     if any(len(set(letters)) < len(letters) for letters in (*operands, right)):
         raise Unknown("its equation takes a diagonal")
     if not arrow:
-        right = "".join(sorted(c for c in set(left) if c != "," and left.count(c) == 1))
-    sizes = {
-        letter: size
-        for number, letters in enumerate(operands)
-        for letter, size in zip(letters, node.shape(number), strict=True)
-    }
-    broadcast = [
-        letter
-        for number, letters in enumerate(operands)
-        for letter, size in zip(letters, node.shape(number), strict=True)
-        if size == 1 and sizes[letter] != 1
+        once = sorted(c for c in set(left) - set(",.") if left.count(c) == 1)
+        right = "." * ("." in left) + "".join(once)
+    named = [_letters(letters, len(node.shape(number))) for number, letters in enumerate(operands)]
+    sizes: dict[str, int | None] = {}
+    for number, names in enumerate(named):
+        for name, size in zip(names, node.shape(number), strict=True):
+            sizes[name] = size if sizes.get(name, 1) == 1 else sizes[name]
+    spelled = [
+        " ".join(
+            "1" if size == 1 != sizes[name] else name
+            for name, size in zip(names, node.shape(number), strict=True)
+        )
+        for number, names in enumerate(named)
     ]
-    if broadcast:
-        raise Unknown("its equation broadcasts")
-    names = {letter: f"e{ord(letter)}" for letter in sizes}  # einsum's case means nothing; ours does
-    spelled = [" ".join(names[c] for c in letters) for letters in operands]
-    return f"{', '.join(spelled)} -> {' '.join(names[c] for c in right)}"
+    return f"{', '.join(spelled)} -> {' '.join(_letters(right, len(node.out_shape())))}"
+
+
+def _letters(letters: str, rank: int) -> list[str]:
+    """Names of the axes of an operand; a dot stands for axes that broadcast from the right. Einsum's case means
+    nothing, ours does.
+    """
+    rest = rank - len(letters) + letters.count(".")
+    names: list[str] = []
+    for letter in letters:
+        names += [f"r{rest - 1 - k}" for k in range(rest)] if letter == "." else [f"e{ord(letter)}"]
+    return names

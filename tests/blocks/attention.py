@@ -94,3 +94,24 @@ def cache_update(g: Sketch, x: Value) -> Value:
     cache = project(g, x, channels)
     new = g.op("Slice", project(g, x, channels), g.ints(0), g.ints(1), g.ints(1))
     return g.op("TensorScatter", cache, new, axis=1)
+
+
+@block("attention by Einsum", on="tokens", since=12)
+def einsum_attention(g: Sketch, x: Value) -> Value:
+    """Heads are letters of the equations, or part of their ellipsis, and never transposed; sums that broadcast."""
+    heads, inner, outer = g.number(1, 3), g.number(1, 3), g.number(1, 3)
+    batch, length, _ = x.shape
+    query, key, value = (
+        reshape(g, project(g, x, heads * n), batch, length, heads, n) for n in (inner, inner, outer)
+    )
+    if g.chance(50):
+        scores = g.op("Einsum", query, key, equation="bthd,bshd->bhts", rms=0.7)
+        if g.chance(40):
+            scores = g.op("Einsum", scores, g.constant(g.random((heads, 1, 1)), "factor"), equation="bhts,hts->bhts")
+        mixed = g.op("Einsum", g.op("Softmax", scores, axis=-1), value, equation="bhts, bshd -> bthd")
+    else:
+        query, key, value = (g.op("Transpose", part, perm=(0, 2, 1, 3)) for part in (query, key, value))
+        scores = g.op("Einsum", query, key, equation="...td,...sd->...ts", rms=0.7)
+        mixed = g.op("Einsum", g.op("Softmax", scores, axis=-1), value, equation="...ts,...sd->...td")
+        mixed = g.op("Transpose", mixed, perm=(0, 2, 1, 3))
+    return project(g, reshape(g, mixed, batch, length, heads * outer, layout="tokens"), x.channels)
