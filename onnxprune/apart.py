@@ -21,7 +21,18 @@ ALIGNED = 64
 """Where weights begin in a file of their own: at multiples of so many bytes, so that it can be mapped and used."""
 PLAIN: Mapping[int, np.dtype[Any]] = {
     onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)): np.dtype(name).newbyteorder("<")
-    for name in ("float16", "float32", "float64", "int8", "int16", "int32", "uint8", "uint16", "uint32", "uint64")
+    for name in (
+        "float16",
+        "float32",
+        "float64",
+        "int8",
+        "int16",
+        "int32",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+    )
 }
 """Element types that numpy holds as the file does; all others stay in the protobuf, and int64, of which shapes are
 made: onnxruntime infers shapes before it is handed the values."""
