@@ -3,7 +3,8 @@
 What is equal at both is static; what differs is dynamic. Shapes are inferred on a copy without weights.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -30,6 +31,8 @@ OTHER = (224, 320)
 TOKENS = (20, 28)
 """The same for axes of whole numbers, such as tokens: tables of positions end soon, and a slice that is cut off by the
 end of a table is of one size at both bindings though it is not static."""
+WINDOW = 256
+"""Nodes that are inferred at once."""
 SMALL = 1 << 16
 """Values of at most this many entries are followed through the shape arithmetic."""
 
@@ -96,12 +99,12 @@ class _Binding:
         self.types: dict[str, int] = {}
         self.values: dict[str, np.ndarray] = {}
         self.batched = False
-        self.nodes = [_telling(OnnxExporter.export_node(node)) for node in graph.nodes]
         first = [tensor.shape[0] for tensor in graph.inputs if tensor.shape]
         self.batch_names = {name for name in first if isinstance(name, str)}
         whole = [tensor for tensor in graph.inputs if tensor.shape and _counts(tensor)]
         self.token_names = {size for tensor in whole for size in tensor.shape if isinstance(size, str)}
-        self.inputs = [self._input(tensor) for tensor in graph.inputs]
+        self.infos = {tensor.name: self._input(tensor) for tensor in graph.inputs}
+        """What inference is told of values that nodes read."""
         self.constants: dict[str, np.ndarray] = {}
         for body in list(graphs(graph))[1:]:
             held = [tensor for tensor in body.tensors().values() if isinstance(tensor, gs.Constant)]
@@ -112,8 +115,8 @@ class _Binding:
                 if prod(tensor.shape) <= SMALL and not _is_weight(tensor):
                     self.constants[tensor.name] = tensor.values
                 else:
-                    self.inputs.append(
-                        onnx.helper.make_tensor_value_info(tensor.name, _element_type(tensor), tensor.shape)
+                    self.infos[tensor.name] = onnx.helper.make_tensor_value_info(
+                        tensor.name, _element_type(tensor), tensor.shape
                     )
 
     def _input(self, tensor: gs.Variable) -> onnx.ValueInfoProto:
@@ -128,37 +131,41 @@ class _Binding:
         return onnx.helper.make_tensor_value_info(tensor.name, dtype_to_onnx(tensor.dtype), shape)
 
     def run(self) -> None:
-        """Infers, evaluates the shape arithmetic, and infers again while that tells something new."""
-        known_before = -1
-        while len(self.values) + len(self.shapes) > known_before:
-            known_before = len(self.values) + len(self.shapes)
-            self._infer()
-            self._evaluate()
-            if all(out.name in self.shapes for node in self.graph.nodes for out in node.outputs if out.name):
-                return
+        """Window by window, in the order of the nodes, so that the cost grows with their number and no faster: infers,
+        evaluates the shape arithmetic, and infers again while that tells something new.
+        """
+        for start in range(0, len(self.graph.nodes), WINDOW):
+            nodes = self.graph.nodes[start : start + WINDOW]
+            known_before = -1
+            while len(self.values) + len(self.shapes) > known_before:
+                known_before = len(self.values) + len(self.shapes)
+                self._infer(nodes)
+                self._evaluate(nodes)
+                if all(out.name in self.shapes for node in nodes for out in node.outputs if out.name):
+                    break
 
-    def _count_from_the_front(self) -> None:
+    def _count_from_the_front(self, node: onnx.NodeProto, raw: gs.Node) -> None:
         """Before opset 11 inference knows no Concat by an axis from the end; exporters write it all the same."""
-        for node, raw in zip(self.nodes, self.graph.nodes, strict=True):
-            ranks = (len(self.shapes[tensor.name]) for tensor in raw.inputs if tensor.name in self.shapes)
-            for attribute in node.attribute if node.op_type == "Concat" else ():
-                if attribute.name == "axis" and attribute.i < 0:
-                    attribute.i += next(ranks, 0)
+        ranks = (len(self.shapes[tensor.name]) for tensor in raw.inputs if tensor.name in self.shapes)
+        for attribute in node.attribute:
+            if attribute.name == "axis" and attribute.i < 0:
+                attribute.i += next(ranks, 0)
 
-    def _infer(self) -> None:
-        if self.graph.opset < 11:
-            self._count_from_the_front()
-        nodes = [
-            onnx.helper.make_node(
-                "Constant", [], [node.output[0]], value=_tensor(self.values[node.output[0]])
-            )
-            if len(node.output) == 1 and node.output[0] in self.values
-            else node
-            for node in self.nodes
-        ]
-        outputs = [onnx.helper.make_empty_tensor_value_info(tensor.name) for tensor in self.graph.outputs]
-        initializers = [_tensor(value, name) for name, value in self.constants.items()]
-        graph = onnx.helper.make_graph(nodes, "shapes", self.inputs, outputs, initializers)
+    def _infer(self, raws: Sequence[gs.Node]) -> None:
+        nodes = []
+        for raw in raws:
+            if all(out.name in self.values for out in raw.outputs if out.name):
+                continue
+            nodes.append(_telling(OnnxExporter.export_node(raw)))
+            if raw.op == "Concat" and self.graph.opset < 11:
+                self._count_from_the_front(nodes[-1], raw)
+        made = {name for node in nodes for name in node.output}
+        read = dict.fromkeys(name for node in nodes for name in _reads(node) if name not in made)
+        given = [self.infos[name] for name in read if name in self.infos and name not in self.values]
+        fixed = {name: values[name] for values in (self.constants, self.values) for name in read if name in values}
+        graph = onnx.helper.make_graph(
+            nodes, "shapes", given, [], [_tensor(value, name) for name, value in fixed.items()]
+        )
         domains = self.graph.import_domains or [onnx.helper.make_opsetid("", self.graph.opset)]
         functions = [OnnxExporter.export_function(function) for function in self.graph.functions]
         model = onnx.helper.make_model(graph, opset_imports=domains, functions=functions, ir_version=10)
@@ -177,15 +184,16 @@ class _Binding:
                 self._take(info)
 
     def _take(self, info: onnx.ValueInfoProto) -> None:
+        self.infos[info.name] = info
         if info.type.tensor_type.elem_type:
             self.types[info.name] = info.type.tensor_type.elem_type
         shape = info.type.tensor_type.shape
         if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in shape.dim):
             self.shapes[info.name] = tuple(d.dim_value for d in shape.dim)
 
-    def _evaluate(self) -> None:
-        known: dict[str, np.ndarray] = self.constants | self.values
-        for node in self.graph.nodes:
+    def _evaluate(self, nodes: Sequence[gs.Node]) -> None:
+        known = ChainMap(self.values, self.constants)
+        for node in nodes:
             if node.outputs[0].name in self.values:
                 continue
             if any(prod(self.shapes.get(out.name, ())) > SMALL for out in node.outputs):
@@ -193,7 +201,7 @@ class _Binding:
             results = self._one(node, known)
             for out, value in zip(node.outputs, results or (), strict=False):
                 if out.name:
-                    self.values[out.name] = known[out.name] = value
+                    self.values[out.name] = value
                     self.shapes[out.name] = value.shape
 
     def _one(self, node: gs.Node, known: Mapping[str, np.ndarray]) -> list[np.ndarray] | None:
@@ -205,6 +213,14 @@ class _Binding:
         if not node.inputs or any(t.name and t.name not in known for t in node.inputs):
             return None
         return evaluate(node, [known.get(t.name) for t in node.inputs], self.graph.opset, SMALL)
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of all that a node reads, by its bodies as well."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _reads(inner)
 
 
 def _counts(tensor: gs.Variable) -> bool:
