@@ -96,8 +96,27 @@ class Groups:
         """The free atoms that decide over this one, ascending; none where it stays."""
         if self.atoms.because[atom] >= 0:
             return []
-        follows = self.atoms.derived.get(atom)
-        return [atom] if follows is None else sorted({s for f in follows for s in self.deciding(f)})
+        sources = self._sources.get(atom)
+        return [atom] if sources is None else sources
+
+    @cached_property
+    def _sources(self) -> dict[int, list[int]]:
+        """Per derived atom the free atoms that decide over it; factors come before what is derived of them."""
+        found: dict[int, list[int]] = {}
+        because = self.atoms.because
+        for atom, follows in self.atoms.derived.items():
+            found[atom] = sorted({s for f in follows if because[f] < 0 for s in found.get(f, [f])})
+        return found
+
+    def freeze(self, names: Mapping[str, str]) -> None:
+        """Takes these groups out of the game, with the reason."""
+        self.frozen_by_check = tuple(group for group in self.groups if group.name in names)
+        self.groups = tuple(group for group in self.groups if group.name not in names)
+        for group in self.frozen_by_check:
+            self.reasons.append(Reason(names[group.name], "onnxprune"))
+            self.atoms.because[group.atoms] = len(self.reasons) - 1
+        for told in ("group_of", "_sources"):  # before these groups were frozen
+            self.__dict__.pop(told, None)
 
 
 def find(model: Model, also_frozen: Mapping[str, str] | None = None) -> Groups:
@@ -128,7 +147,7 @@ def find(model: Model, also_frozen: Mapping[str, str] | None = None) -> Groups:
         for member, labels in emptied:
             text = f"'{member.tensor}' holds only a part of these entries and could be left with none"
             reading.freeze(labels, text, "part of a grid")
-    _freeze(groups, also_frozen or {})
+    groups.freeze(also_frozen or {})
     return groups
 
 
@@ -146,14 +165,6 @@ def _may_be_emptied(groups: Groups) -> Iterator[tuple[Member, Labels]]:
         )
         if not any(count == prod(groups.groups[g].size for g in key) for key, count in combinations.items()):
             yield member, labels
-
-
-def _freeze(groups: Groups, also_frozen: Mapping[str, str]) -> None:
-    groups.frozen_by_check = tuple(group for group in groups.groups if group.name in also_frozen)
-    groups.groups = tuple(group for group in groups.groups if group.name not in also_frozen)
-    for group in groups.frozen_by_check:
-        groups.reasons.append(Reason(also_frozen[group.name], "onnxprune"))
-        groups.atoms.because[group.atoms] = len(groups.reasons) - 1
 
 
 def _collect(groups: Groups) -> tuple[Group, ...]:
@@ -175,12 +186,12 @@ def _collect(groups: Groups) -> tuple[Group, ...]:
     by_signature: dict[int, list[int]] = {}
     for atom in chosen.tolist():
         by_signature.setdefault(int(signature[atom]), []).append(atom)
-    members = _members(groups, places)
+    members = _members(groups, places, [group_atoms[0] for group_atoms in by_signature.values()])
     tensors = scopes.tensors(groups.model.graph)
     taken: set[str] = set()
     found_groups = []
     for group_atoms in by_signature.values():
-        axes = tuple(dict.fromkeys(members.get(group_atoms[0], ())))
+        axes = tuple(dict.fromkeys(members[group_atoms[0]]))
         name = _unique(_name(tensors, axes), taken)
         found_groups.append(Group(name, np.asarray(group_atoms, dtype=np.int64), axes))
     return tuple(found_groups)
@@ -196,15 +207,23 @@ def _places(groups: Groups) -> Iterator[tuple[Member | None, Labels]]:
         yield None, labels
 
 
-def _members(groups: Groups, places: list[tuple[Member | None, Labels]]) -> dict[int, list[Member]]:
-    """The axes each free atom lies on, those included that it takes part in as a factor."""
-    found: dict[int, list[Member]] = {}
+def _members(
+    groups: Groups, places: list[tuple[Member | None, Labels]], wanted: list[int]
+) -> dict[int, list[Member]]:
+    """The axes each of these free atoms lies on, those included that it takes part in as a factor."""
+    found: dict[int, list[Member]] = {atom: [] for atom in wanted}
+    looked_for = np.zeros(groups.atoms.count, dtype=bool)
+    looked_for[wanted] = True
+    for atom in groups.atoms.derived:
+        looked_for[atom] = any(source in found for source in groups.deciding(atom))
     for member, labels in places:
-        if member is None:
+        atoms = groups.atoms.of[labels]
+        if member is None or not looked_for[atoms].any():
             continue
-        for atom in np.unique(groups.atoms.of[labels]).tolist():
+        for atom in np.unique(atoms[looked_for[atoms]]).tolist():
             for source in groups.deciding(atom):
-                found.setdefault(source, []).append(member)
+                if source in found:
+                    found[source].append(member)
     return found
 
 

@@ -505,3 +505,22 @@ def test_names_do_not_depend_on_the_batch_being_dynamic():
 
 def test_a_model_without_weights_has_no_groups():
     assert analysed(RELU).groups == ()
+
+
+def test_groups_are_counted_anew_once_the_check_has_frozen_one():
+    """Heads and dims decide together, so which group decides is asked before anything is frozen."""
+    proto = net(
+        """net (float[N,5,8] x) => (float[N,5,4] y) {
+            a = MatMul(x, wa)  q = MatMul(a, wq)  s = Reshape(q, split)  r = Relu(s)  j = Reshape(r, join)
+            y = MatMul(j, wo)
+        }""",
+        values={"split": np.asarray([0, 5, 4, 8]), "join": np.asarray([0, 5, 32])},
+        wa=(8, 6),
+        wq=(6, 32),
+        wo=(32, 4),
+    )
+    first, *_ = (group.name for group in analysed(proto))
+    found = groups.find(model.load(proto), {first: "not understood"})
+    assert len(found.groups) == 2
+    for number, group in enumerate(found):
+        assert set(found.group_of[group.atoms].tolist()) == {number}
