@@ -179,8 +179,24 @@ def test_cosines_and_sines_lose_what_turned_with_them(interleaved: int, dim: int
     assert both_sides(proto, {turning: (0,)})[1].equal
 
 
+def test_turning_costs_no_products():
+    assert CostModel(analysed(rotary(0, 0, 6))).total["macs"] == 4 * 5 * 12 + 4 * 12 * 2
+
+
 def test_heads_that_are_turned_may_go():
     heads = next(name for name, size in sizes(analysed(rotary(0, 0, 6))).items() if size == 2)
     slim = cut(rotary(0, 0, 6), {heads: (1,)})
     assert only(slim, "RotaryEmbedding")["num_heads"] == 1
     assert shape(slim, "cosines") == [9, 3]
+
+
+def test_a_cache_that_is_written_into_loses_channels_and_costs_nothing():
+    text = """net (float[N,4,5] x) => (float[N,4,2] y) {
+        c = MatMul(x, wc)  n = MatMul(x, wn)  l = Slice(n, zero, one, one)  d = TensorScatter<axis: int = 1>(c, l)
+        y = MatMul(d, wo)
+    }"""
+    numbers = {"zero": np.array([0]), "one": np.array([1])}
+    proto = net(text, opset=24, values=numbers, wc=(5, 6), wn=(5, 6), wo=(6, 2))
+    assert list(sizes(analysed(proto)).values()) == [6]
+    assert both_sides(proto, random_plan(0, [*sizes(analysed(proto)).items()]))[1].equal
+    assert CostModel(analysed(proto)).total["macs"] == 4 * 5 * 6 * 2 + 4 * 6 * 2

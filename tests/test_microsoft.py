@@ -207,6 +207,8 @@ def test_the_sum_of_embeddings_can_lose_channels_through_its_norm():
     }"""
     proto = foreign(text, table=(7, 6), places=(5, 6), scale=(6,), shift=(6,), wo=(6, 2))
     assert sorted(sizes(analysed(proto)).values()) == [6]
+    assert CostModel(analysed(proto)).total["macs"] == 5 * 6 * 2
+    law(proto)
 
 
 def test_transposed_batches_are_the_batches():

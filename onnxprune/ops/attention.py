@@ -90,6 +90,7 @@ def rotated(node: Node, cosine: int) -> Links:
     passed = range(2 * turns, per_head)
     if len(passed) % 2 == 0 and passed:  # the specification wants an even number of channels
         links.same.append(Same(channels, channels, passed[::2], passed[1::2]))
+    links.macs = None
     return links
 
 
@@ -111,9 +112,11 @@ def sizes_left(node: Node, kept: Kept, cosine: int) -> None:
 
 
 @axes("TensorScatter")
-def tensor_scatter(node: Node) -> str:
+def tensor_scatter(node: Node) -> Links:
     """Writes new keys or values into a cache, along the sequence."""
     rank = len(node.shape())
     along = node.attr("axis", -2) % rank
     cache = " ".join("S" if axis == along else f"x{axis}" for axis in range(rank))
-    return f"{cache}, {cache.replace('S', 'T')}, _ -> {cache}"
+    links = node.links(f"{cache}, {cache.replace('S', 'T')}, _ -> {cache}")
+    links.macs = None
+    return links

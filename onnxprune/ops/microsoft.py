@@ -5,6 +5,7 @@ from onnx import TensorProto
 from onnx.helper import make_node
 
 from onnxprune.foreign import Call, Silent, Sizes, shapes
+from onnxprune.links import Links
 from onnxprune.ops.conv import conv
 from onnxprune.ops.elementwise import elementwise, names
 from onnxprune.ops.forms import Form, gated
@@ -127,9 +128,11 @@ def of_open_sums(form: Form) -> None:
 
 
 @axes("EmbedLayerNormalization", domain=DOMAIN)
-def embed_layer_normalization(node: Node) -> str:
+def embed_layer_normalization(node: Node) -> Links:
     """The norm of the sum of embeddings of words, positions and segments; output 2 is that sum."""
-    return "N T, _, V ~c, P c, S c, c, c, _, _ -> N T c, _, N T c"
+    links = node.links("N T, _, V ~c, P c, S c, c, c, _, _ -> N T c, _, N T c")
+    links.macs = None  # it only looks them up
+    return links
 
 
 @gated("EmbedLayerNormalization", domain=DOMAIN, operand="in2")
