@@ -13,14 +13,14 @@ ALONE = "nothing to do: an entry that is taken by itself has to stay"
 
 ADVICE: tuple[tuple[str, str], ...] = (
     ("is an input of the model", "expected: the model is fed as before"),
-    ("is an output of the model", "expected; an output that nobody reads can be taken out of the file"),
+    ("is an output of the model|is handed out", "expected; an output that nobody reads can be taken out of the file"),
     ("has no axis rule", RULE),
     ("the slim model differed", "slim stays exact without it; please report the model"),
     ("batch statistics|random numbers", EVALUATION),
     ("a loss counts", "export the network without its loss"),
     ("whole numbers|scales|zero points?|into bytes|a block|blocks? do|quantised", PLAIN),
     ("in one operand|its cache|differ in size|turns queries|hidden sizes|channels last|statistics are read", PLAIN),
-    ("not known|dynamic size|dynamic axis|blocks on an axis|both .* None|both None", SHAPE),
+    ("not known|coefficients do|dynamic size|dynamic axis|blocks on an axis|both .* None|both None", SHAPE),
     ("on as a value|reads it as", SHAPE),
     ("depends on|only known at|of its input's size|nonzero", DATA),
     ("computed|are missing|region operand", CONSTANT),
@@ -30,8 +30,8 @@ ADVICE: tuple[tuple[str, str], ...] = (
     ("ellipsis|diagonal|equation broadcasts", "write the equation with a letter for every axis, or as MatMul"),
     ("groups these|regroups|in two ways|of heads do|only a part", "parts of one axis are cut in different ways: "
      "make their widths multiples of each other, or keep to one way"),
-    ("one entry|single entry|keeps its size|another size|one index per axis", ALONE),
-    ("keeps this|statistics|resizes|indices|Indices|every|around|own values|aspect ratio|sampling|is empty", TOGETHER),
+    ("one entry|single entry|keeps its size|another size|one index per axis|as it is stays", ALONE),
+    ("keeps this|statistics|coefficients|resizes|indices|Indices|every|around|own values|aspect ratio|sampling|is empty", TOGETHER),
     ("sequence|text has|images from", "nothing to do: there are no channels"),
 )  # fmt: skip
 """Patterns of reasons and what to do; the first that is found counts."""
