@@ -48,7 +48,7 @@ def by_hand() -> Iterator[list[onnx.ModelProto]]:
     for line in BY_HAND.read_text().splitlines():
         opset, _, graph = line.partition(" ")
         if opset.isdigit():
-            domains = f'"": {opset}, "com.microsoft": 1'
+            domains = f'"": {opset}, "com.microsoft": 1, "ai.onnx.ml": 3'
             yield [onnx.parser.parse_model(f"<ir_version: 8, opset_import: [{domains}]> case {graph}")]
 
 

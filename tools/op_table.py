@@ -272,7 +272,7 @@ def _about(family: str) -> str:
 def _summary(families: Mapping[str, Sequence[Row]]) -> str:
     rows = [row for rows in families.values() for row in rows]
     lines = []
-    for where, of in (("the default domain", True), ("onnxruntime's own", False)):
+    for where, of in (("the default domain", True), ("other domains, or of onnxruntime alone", False)):
         verdicts = Counter(row.verdict for row in rows if row.opsets[0].isdigit() == of)
         counts = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in ("pruned through", "partly", "frozen"))
         lines.append(f"- **{verdicts.total()} ops of {where}**: {counts}")
