@@ -39,7 +39,7 @@ class CostModel:
         self.groups = groups
         self.names = tuple(group.name for group in groups)
         self.sizes = tuple(group.size for group in groups)
-        self._forms: dict[int, Form] = {}
+        self._forms: dict[bytes, Form] = {}
         self._axes: dict[str, list[tuple[float, list[Labels]]]] = {
             "params": list(_weights(groups)),
             "macs": list(_products(groups)),
@@ -126,18 +126,31 @@ class CostModel:
 
     def _form(self, labels: Labels) -> Form:
         """Counts the labels of an axis by what decides over them."""
-        key = int(labels[0])  # an axis is known by its first label
-        if key not in self._forms or len(labels) == 0:
-            self._forms[key] = self._counted(self.groups.atoms.of[labels])
+        atoms = self.groups.atoms.of[labels]
+        key = atoms.tobytes()
+        if key not in self._forms:
+            self._forms[key] = self._counted(atoms)
         return self._forms[key]
 
     def _counted(self, atoms: Labels) -> Form:
         """How many of these atoms each set of groups decides over."""
-        counts: dict[tuple[int, ...], float] = {}
-        for atom, n in zip(*(found.tolist() for found in np.unique(atoms, return_counts=True)), strict=True):
-            deciding = tuple(sorted({int(self.groups.group_of[a]) for a in self.groups.deciding(atom)}))
+        numbers = self.groups.group_of[atoms]
+        found, times = np.unique(numbers, return_counts=True)
+        counts = {(g,): float(n) for g, n in zip(found.tolist(), times.tolist(), strict=True) if g >= 0}
+        others, times = np.unique(atoms[numbers < 0], return_counts=True)
+        for atom, n in zip(others.tolist(), times.tolist(), strict=True):
+            deciding = self._deciding.get(atom, ())
             counts[deciding] = counts.get(deciding, 0.0) + n
         return tuple((n, deciding) for deciding, n in counts.items())
+
+    @cached_property
+    def _deciding(self) -> dict[int, tuple[int, ...]]:
+        """Per derived atom the groups that decide over it."""
+        of = self.groups.group_of
+        return {
+            atom: tuple(sorted({int(of[source]) for source in self.groups.deciding(atom)}))
+            for atom in self.groups.atoms.derived
+        }
 
 
 def _channels(groups: Groups) -> Labels:
