@@ -1,7 +1,7 @@
 """Writes docs/ops.md: per op what may be pruned through it, what not, and why.
 
-python tools/op_table.py            # writes the file anew
-python tools/op_table.py --print    # to stdout
+python tools/op_table.py               # writes the file anew
+python tools/op_table.py -o FILE       # writes another one
 
 Nothing in it is kept by hand: small models of every op go through the analysis, and the table says what was left free.
 """
@@ -9,7 +9,6 @@ Nothing in it is kept by hand: small models of every op go through the analysis,
 import argparse
 import importlib
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -281,12 +280,8 @@ def _summary(families: Mapping[str, Sequence[Row]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--print", action="store_true", help="to stdout, not to the file")
-    text = document(newest_opset())
-    if parser.parse_args().print:
-        sys.stdout.write(text)
-    else:
-        TARGET.write_text(text)
+    parser.add_argument("-o", "--output", type=Path, default=TARGET, help="the file to write, docs/ops.md by default")
+    parser.parse_args().output.write_text(document(newest_opset()))
 
 
 if __name__ == "__main__":
