@@ -136,6 +136,7 @@ class CostModel:
         """How many of these atoms each set of groups decides over."""
         numbers = self.groups.group_of[atoms]
         found, times = np.unique(numbers, return_counts=True)
+        counts: dict[tuple[int, ...], float]
         counts = {(g,): float(n) for g, n in zip(found.tolist(), times.tolist(), strict=True) if g >= 0}
         others, times = np.unique(atoms[numbers < 0], return_counts=True)
         for atom, n in zip(others.tolist(), times.tolist(), strict=True):

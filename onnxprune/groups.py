@@ -89,7 +89,7 @@ class Groups:
                 gone[group.atoms] = True
                 gone[group.atoms[kept[group.name]]] = False
         for atom, follows in self.atoms.derived.items():
-            gone[atom] = gone[list(follows)].any()
+            gone[atom] = any(gone[f] for f in follows)
         return gone
 
     def deciding(self, atom: int) -> list[int]:

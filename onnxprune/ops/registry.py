@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from types import EllipsisType
 from typing import Any, Protocol
 
@@ -129,8 +130,11 @@ class Node:
 
     def _insert(self, node: gs.Node) -> None:
         """Puts a node right before this one."""
-        position = next(k for k, other in enumerate(self.graph.nodes) if other is self.raw)
-        self.graph.nodes.insert(position, node)
+        nodes = self.graph.nodes
+        last = min(self.graph.__dict__.get("inserted_at", 0), len(nodes))  # repairs go from front to back
+        position = next(k for k in chain(range(last, len(nodes)), range(last)) if nodes[k] is self.raw)
+        nodes.insert(position, node)
+        self.graph.inserted_at = position
 
     def insert_gather(self, axis: int, positions: np.ndarray) -> None:
         """Takes these entries of input 0's axis before the node sees it."""

@@ -73,7 +73,8 @@ def slice_bounds(node: Node, kept: Kept) -> None:
     starts, ends, over, steps = [], [], [], []
     for axis, span in spans.items():
         left = kept.indices(node.inputs[0], axis)
-        chosen = [entry for entry in span if entry in set(left.tolist())]
+        stay = set(left.tolist())
+        chosen = [entry for entry in span if entry in stay]
         position = np.searchsorted(left, chosen)
         gaps = np.diff(position)
         step = int(gaps[0]) if len(gaps) else 1
