@@ -10,7 +10,7 @@ from sketch import Sketch, Value
 from blocks.attention import heads_apart, heads_together
 from blocks.norm import scale_and_shift
 from blocks.registry import block
-from blocks.ways import divisible, partner, project, roomy, with_axes
+from blocks.ways import divisible, mean, partner, project, reshape, roomy, with_axes
 
 DOMAIN = "com.microsoft"
 
@@ -216,3 +216,34 @@ def rotary(g: Sketch, x: Value) -> Value:
         return fused(g, "RotaryEmbedding", x, start, *caches, shape=x.shape, **attributes)
     apart = heads_apart(g, x, heads)
     return heads_together(g, fused(g, "RotaryEmbedding", apart, start, *caches, shape=apart.shape, **attributes))
+
+
+@block("LinearAttention of onnxruntime", on="tokens", rare=True)
+def linear_attention(g: Sketch, x: Value) -> Value | list[Value]:
+    """All four rules; a decay per head or per channel; a state to begin with or none, and what is left of it."""
+    shared, groups, inner, outer = g.number(1, 3), g.number(1, 2), g.number(1, 4), g.number(1, 4)
+    heads = shared * groups
+    batch, length, _ = x.shape
+    rule = g.pick(["linear", "gated", "delta", "gated_delta"])
+    query, key, value = (project(g, x, n) for n in (heads * inner, shared * inner, shared * outer))
+    key = g.op("Mul", g.op("Tanh", key), g.constant(np.float32(inner**-0.5)))
+    operands: list[Value | None] = [query, key, value, None, None, None]
+    if g.chance(40):
+        state = mean(g, project(g, x, shared * inner * outer), 1)
+        operands[3] = reshape(g, state, batch, shared, inner, outer)
+    if "gated" in rule:
+        decay = project(g, x, shared * g.pick([1, inner]))
+        operands[4] = g.op("Neg", g.op("Sigmoid", decay))
+    if "delta" in rule:
+        operands[5] = g.op("Sigmoid", project(g, x, g.pick([1, shared])))
+    while operands[-1] is None:
+        operands.pop()
+    counts = {"q_num_heads": heads, "kv_num_heads": shared}
+    shape = (batch, length, heads * outer)
+    mixed, left = several(
+        g, "LinearAttention", *operands, count=2, shape=shape, rms=0.8, update_rule=rule, **counts
+    )
+    if g.chance(60):
+        return mixed
+    left = Value(left.name, (batch, shared, inner, outer), "image")
+    return [mixed, reshape(g, left, batch, shared * inner, outer, layout="tokens")]
