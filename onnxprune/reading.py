@@ -38,6 +38,9 @@ def operand(node: Node, at: At) -> Value | None:
     return side[number] if number < len(side) else None
 
 
+Operands = tuple[Shape | EllipsisType | None, ...]
+
+
 def _shape(value: Value | None) -> Shape | EllipsisType | None:
     """As `bind` wants it: None for an absent operand, `...` where the rank is not known."""
     if value is None:
@@ -58,6 +61,8 @@ class Reading:
     statements: Statements = field(default_factory=Statements)
     reasons: list[Reason] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=dict)
+    bound: dict[tuple[str, Operands, Operands], Links] = field(default_factory=dict)
+    """Layers repeat: what a rule says of these shapes."""
 
     def run(self) -> None:
         graph = self.model.graph
@@ -113,7 +118,10 @@ class Reading:
             said = rule(node)
             if isinstance(said, Links):
                 return said
-            return bind(said, *([_shape(value) for value in side] for side in (node.inputs, node.outputs)))
+            inputs, outputs = (tuple(_shape(value) for value in side) for side in (node.inputs, node.outputs))
+            if (said, inputs, outputs) not in self.bound:
+                self.bound[said, inputs, outputs] = bind(said, inputs, outputs)
+            return self.bound[said, inputs, outputs]
         except Unknown as reason:
             self._freeze_node(node, str(reason))
         except (AxesError, IndexError, KeyError, TypeError, ValueError) as reason:
