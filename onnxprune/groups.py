@@ -140,8 +140,9 @@ def find(model: Model, also_frozen: Mapping[str, str] | None = None) -> Groups:
             solve(reading.statements),
             reading.reasons,
         )
-        groups.groups = _collect(groups)
-        emptied = list(_may_be_emptied(groups))
+        entries = _entries(groups)
+        groups.groups = _collect(groups, entries)
+        emptied = list(_may_be_emptied(groups, entries))
         if not emptied:
             break
         for member, labels in emptied:
@@ -151,42 +152,77 @@ def find(model: Model, also_frozen: Mapping[str, str] | None = None) -> Groups:
     return groups
 
 
-def _may_be_emptied(groups: Groups) -> Iterator[tuple[Member, Labels]]:
+def _may_be_emptied(groups: Groups, entries: "_Entries") -> Iterator[tuple[Member, Labels]]:
     """Axes of which no entry is sure to stay. Every group keeps a channel, and lies with all of its channels on each of
     its axes; but an axis of derived atoms may hold only some of the combinations that its factors can leave.
     """
-    for member, labels in _places(groups) if groups.atoms.derived else ():
-        atoms = np.unique(groups.atoms.of[labels])
-        if member is None or (groups.atoms.because[atoms] >= 0).any() or (groups.group_of[atoms] >= 0).any():
+    derived = np.zeros(groups.atoms.count, dtype=bool)
+    derived[list(groups.atoms.derived)] = True
+    counts = np.bincount(entries.place[derived[entries.atom]], minlength=len(entries.labels))
+    sure: dict[bytes, bool] = {}
+    for number in np.flatnonzero(counts).tolist():
+        member, labels = entries.members[number], entries.labels[number]
+        if member is None or counts[number] < len(labels):
             continue
-        combinations = Counter(
-            tuple(sorted(int(groups.group_of[s]) for s in sources))
-            for sources in {tuple(groups.deciding(atom)) for atom in atoms.tolist()}
-        )
-        if not any(count == prod(groups.groups[g].size for g in key) for key, count in combinations.items()):
+        atoms = groups.atoms.of[labels]
+        key = atoms.tobytes()
+        if key not in sure:
+            sure[key] = _is_never_empty(groups, atoms)
+        if not sure[key]:
             yield member, labels
 
 
-def _collect(groups: Groups) -> tuple[Group, ...]:
+def _is_never_empty(groups: Groups, atoms: Labels) -> bool:
+    combinations = Counter(
+        tuple(sorted(int(groups.group_of[s]) for s in sources))
+        for sources in {tuple(groups.deciding(atom)) for atom in atoms.tolist()}
+    )
+    return any(count == prod(groups.groups[g].size for g in key) for key, count in combinations.items())
+
+
+@dataclass(frozen=True, eq=False)
+class _Entries:
+    """The entries that may go of every labelled axis: of values in graph order, then of factors."""
+
+    members: list[Member | None]
+    labels: list[Labels]
+    place: Labels
+    """Per entry the number of its axis."""
+    atom: Labels
+
+
+def _entries(groups: Groups) -> _Entries:
+    members: list[Member | None] = []
+    labels: list[Labels] = []
+    for value, axes in groups.labels.items():
+        for axis, found in enumerate(axes):
+            if found is not None:
+                members.append(Member(value, axis))
+                labels.append(found)
+    members += [None] * len(groups.virtual)
+    labels += groups.virtual.values()
+    place = np.repeat(np.arange(len(labels)), [len(found) for found in labels])
+    atom = groups.atoms.of[np.concatenate([*labels, np.empty(0, dtype=np.int64)])]
+    free = groups.atoms.because[atom] < 0
+    return _Entries(members, labels, place[free], atom[free])
+
+
+def _collect(groups: Groups, entries: _Entries) -> tuple[Group, ...]:
     """Atoms that lie on the same axes, equally often on each, form a group."""
     atoms = groups.atoms
-    places = list(_places(groups))
+    keys = np.random.default_rng(0).integers(1, 2**64 - 1, size=len(entries.labels), dtype=np.uint64)
     signature = np.zeros(atoms.count, dtype=np.uint64)
-    first = np.full(atoms.count, np.iinfo(np.int64).max, dtype=np.int64)
-    generator = np.random.default_rng(0)
-    keys = generator.integers(1, 2**63, size=(len(places), 2), dtype=np.uint64)
-    for number, (_, labels) in enumerate(places):
-        found, times = np.unique(atoms.of[labels], return_counts=True)
-        signature[found] += keys[number, 0] * (keys[number, 1] + times.astype(np.uint64))
-        np.minimum.at(first, atoms.of[labels], labels)
+    np.add.at(signature, entries.atom, keys[entries.place])
+    first = np.empty(atoms.count, dtype=np.int64)
+    first[atoms.of[::-1]] = np.arange(len(atoms.of))[::-1]
     free = atoms.because < 0
     free[list(atoms.derived)] = False
     chosen = np.flatnonzero(free)
     chosen = chosen[np.argsort(first[chosen], kind="stable")]
     by_signature: dict[int, list[int]] = {}
-    for atom in chosen.tolist():
-        by_signature.setdefault(int(signature[atom]), []).append(atom)
-    members = _members(groups, places, [group_atoms[0] for group_atoms in by_signature.values()])
+    for atom, key in zip(chosen.tolist(), signature[chosen].tolist(), strict=True):
+        by_signature.setdefault(key, []).append(atom)
+    members = _members(groups, entries, [group_atoms[0] for group_atoms in by_signature.values()])
     tensors = scopes.tensors(groups.model.graph)
     taken: set[str] = set()
     found_groups = []
@@ -197,33 +233,20 @@ def _collect(groups: Groups) -> tuple[Group, ...]:
     return tuple(found_groups)
 
 
-def _places(groups: Groups) -> Iterator[tuple[Member | None, Labels]]:
-    """Every labelled axis: of values in graph order, then of factors."""
-    for value, axes in groups.labels.items():
-        for axis, labels in enumerate(axes):
-            if labels is not None:
-                yield Member(value, axis), labels
-    for labels in groups.virtual.values():
-        yield None, labels
-
-
-def _members(
-    groups: Groups, places: list[tuple[Member | None, Labels]], wanted: list[int]
-) -> dict[int, list[Member]]:
+def _members(groups: Groups, entries: _Entries, wanted: list[int]) -> dict[int, list[Member]]:
     """The axes each of these free atoms lies on, those included that it takes part in as a factor."""
     found: dict[int, list[Member]] = {atom: [] for atom in wanted}
     looked_for = np.zeros(groups.atoms.count, dtype=bool)
     looked_for[wanted] = True
     for atom in groups.atoms.derived:
         looked_for[atom] = any(source in found for source in groups.deciding(atom))
-    for member, labels in places:
-        atoms = groups.atoms.of[labels]
-        if member is None or not looked_for[atoms].any():
-            continue
-        for atom in np.unique(atoms[looked_for[atoms]]).tolist():
-            for source in groups.deciding(atom):
-                if source in found:
-                    found[source].append(member)
+    here = looked_for[entries.atom]
+    pairs = zip(entries.place[here].tolist(), entries.atom[here].tolist(), strict=True)
+    for place, atom in dict.fromkeys(pairs):
+        member = entries.members[place]
+        for source in groups.deciding(atom) if member is not None else ():
+            if source in found:
+                found[source].append(member)
     return found
 
 
