@@ -53,7 +53,7 @@ class Plan:
                 "weights": identity.weights, "path": identity.path, "key": identity.key,
             }  # fmt: skip
             if alike[identity.key] > 1:
-                entry["norms"] = found.norms(group.name)
+                entry["norms"] = identity.norms()
             entries.append(entry)
         return {"format": FORMAT, "model": found.key, "groups": entries}
 
@@ -150,7 +150,7 @@ def _told_apart(
     """Groups that stand alike, such as parallel branches: by their weights, else their names, else their order."""
     if len(names) == 1:
         return [(entries[0], names[0])]
-    norms = {name: found.norms(name) for name in names}
+    norms = {name: found.groups[name].norms() for name in names}
     close = [[name for name in names if _close(entry.norms, norms[name])] for entry in entries]
     if all(len(alike) == 1 for alike in close) and len({alike[0] for alike in close}) == len(entries):
         return [(entry, alike[0]) for entry, alike in zip(entries, close, strict=True)]
@@ -217,5 +217,7 @@ def check(plan: Plan, groups: Groups, where: str = "the plan") -> Plan:
             )
     empty = {name for name, kept in plan.kept.items() if not len(kept)}
     if empty and (held := empty - droppable(groups)):
-        raise PlanError(f"{where}: group '{min(held)}' must keep at least one channel: no residual goes past it")
+        raise PlanError(
+            f"{where}: group '{min(held)}' must keep at least one channel: no residual goes past it"
+        )
     return plan

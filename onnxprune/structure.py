@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.groups import Group, Groups
 from onnxprune.labels import Labels
+from onnxprune.ops import Value
 from onnxprune.weights import blocks, stored
 from onnxprune.wiring import Wiring, digest, wiring
 
@@ -63,7 +64,12 @@ class Identity:
     """Shapes of the weights that the group lies on, and how many there are of each."""
     order: Labels
     """The group's channels in the order in which they come on its first weight."""
-    lying: tuple[Lying, ...] = field(repr=False)
+    content: tuple[Value, ...] = field(repr=False)
+    """These weights; constants that the group lies on where it lies on none."""
+
+    def norms(self) -> list[float]:
+        """Of the weights: they tell groups apart that stand alike."""
+        return sorted(norm for value in self.content if (norm := _norm(value)) is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +79,6 @@ class Structure:
     key: str
     groups: dict[str, Identity]
     """By the names of this file; groups that the check froze as well."""
-    wiring: Wiring = field(repr=False)
-
-    def norms(self, group: str) -> list[float]:
-        """Of the weights that a group lies on: they tell groups apart that stand alike."""
-        weights = {(on.layer, on.slot): on for on in self.groups[group].lying}
-        return sorted(norm for on in weights.values() if (norm := _norm(self.wiring, on)) is not None)
 
 
 def structure(groups: Groups) -> Structure:
@@ -96,7 +96,7 @@ def structure(groups: Groups) -> Structure:
         group.name: _identity(groups, wires, group, on, position)
         for group, on in zip(every, lying, strict=True)
     }
-    return Structure(digest(*sorted(wires.keys.values())), known, wires)
+    return Structure(digest(*sorted(wires.keys.values())), known)
 
 
 def _all_lying(groups: Groups, wires: Wiring, owner: Labels) -> Iterator[tuple[int, Lying]]:
@@ -143,6 +143,7 @@ def _identity(groups: Groups, wires: Wiring, group: Group, lying: list[Lying], p
     ] or {digest(wires.about(member.tensor), member.axis) for member in group.members}
     least = min((wires.depth[on.layer] for on in lying), default=0)
     path = [wires.paths[on.layer] for on in lying if wires.depth[on.layer] == least]
+    constants = tuple(v for member in group.members if (v := groups.values[member.tensor]).is_constant)
     places = np.empty(group.size, dtype=np.int64)
     places[position[group.atoms]] = np.arange(group.size)
     return Identity(
@@ -150,7 +151,7 @@ def _identity(groups: Groups, wires: Wiring, group: Group, lying: list[Lying], p
         digest(group.size, *sorted(path)),
         dict(sorted(Counter(wires.layers[on.layer].shapes[on.slot] for on in lying).items())),
         places,
-        tuple(lying),
+        tuple({(on.layer, on.slot): _weight(wires, on) for on in lying}.values()) or constants,
     )
 
 
@@ -162,14 +163,18 @@ def _order(wires: Wiring, group: Group, lying: list[Lying]) -> Labels:
     ranked = [alike[rank] for rank in sorted(alike)]
     whole = [same for same in ranked if len(same[0].order) == group.size]
     clear = [same for same in whole if all(on.order == same[0].order for on in same)]
-    first = (clear or [sorted(same, key=lambda on: _norm(wires, on) or 0.0) for same in whole])[:1]
+    first = (clear or [sorted(same, key=lambda on: _norm(_weight(wires, on)) or 0.0) for same in whole])[:1]
     orders = [on.order for same in first or ranked for on in same]
     return np.asarray(list(dict.fromkeys(chain(*orders, group.atoms.tolist()))), dtype=np.int64)
 
 
-def _norm(wires: Wiring, on: Lying) -> float | None:
-    """Of the weight, whichever way it is laid out."""
-    tensor = stored(wires.layers[on.layer].weights[on.slot].raw)
+def _weight(wires: Wiring, on: Lying) -> Value:
+    return wires.layers[on.layer].weights[on.slot]
+
+
+def _norm(weight: Value) -> float | None:
+    """The same whichever way the weight is laid out."""
+    tensor = stored(weight.raw)
     parts = blocks(tensor) if isinstance(tensor, gs.Constant) else None
     if parts is None:
         return None

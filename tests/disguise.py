@@ -30,13 +30,12 @@ def disguised(proto: onnx.ModelProto, seed: int) -> Disguised:
     inputs = {value.name for value in graph.input}
     _move_constants(graph, rng, inputs)
     _split_shared(graph, rng, inputs)
-    _pass_on(graph, rng)
+    _pass_on(model, rng)
     graph.node.sort(key=lambda node: order[node.output[0]]) if (order := _another_order(graph, rng)) else None
     shuffled = [graph.initializer[k] for k in rng.permutation(len(graph.initializer))]
     tensors = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in shuffled]
     del graph.initializer[:]
     graph.initializer.extend(tensors)
-    del graph.value_info[:]
     return Disguised(model, _rename(graph, rng))
 
 
@@ -69,11 +68,14 @@ def _split_shared(graph: onnx.GraphProto, rng: np.random.Generator, inputs: set[
                 copy.name = node.input[k] = f"{tensor.name}_of_{number}"
 
 
-def _pass_on(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
-    """Puts Identity nodes between, after weights as well."""
+def _pass_on(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Puts Identity nodes between, after weights as well; not into shape arithmetic, where onnxruntime loses track."""
+    graph = model.graph
     apart = {value.name for value in graph.output}
+    known = onnx.shape_inference.infer_shapes(model).graph.value_info
+    apart |= {value.name for value in known if value.type.tensor_type.elem_type == onnx.TensorProto.INT64}
     apart |= {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT64}
-    apart |= {node.output[0] for node in graph.node if node.op_type == "Constant"}  # shape inference wants these
+    apart |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
     lists = [n for n in graph.node if "Sequence" in n.op_type or any(a.HasField("g") for a in n.attribute)]
     apart |= {name for node in lists for name in node.output}  # Identity takes no lists before opset 14
     nodes = []
@@ -126,8 +128,8 @@ def _rename(graph: onnx.GraphProto, rng: np.random.Generator) -> dict[str, str]:
     )
     numbers = rng.permutation(len(names)).tolist()
     new = {name: f"t{number}" for name, number in zip(names, numbers, strict=True)}
-    for value in (*graph.input, *graph.output, *graph.initializer):
-        value.name = new[value.name]
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = new.get(value.name, value.name)
     for number, node in enumerate(graph.node):
         node.name = f"n{number}" if rng.random() < 0.5 else ""
         _rename_node(node, new)

@@ -264,6 +264,23 @@ def test_parts_that_stand_alike_are_known_by_their_weights(
     assert not warnings.records
 
 
+def test_groups_on_no_weight_are_known_by_their_constants(tmp_path: Path):
+    """Tables that are read by constant indices: nothing that computes with weights stands around their rows."""
+    proto = net(
+        """net (float[N,1100,64] x) => (float[N,1100,64] y) {
+            a = Gather<axis = 0>(left, rows)  b = Gather<axis = 0>(right, rows)  c = Neg(a)  d = Add(c, b)
+            y = Add(x, d)
+        }""",
+        left=(100, 64), right=(100, 64), values={"rows": np.arange(1100) % 50},
+    )  # fmt: skip
+    assert [group.size for group in analysed(proto)] == [50, 50]  # the rows that nobody reads
+    alike = structure(analysed(proto)).groups.values()
+    assert len({identity.key for identity in alike}) == 1
+    assert len({tuple(identity.norms()) for identity in alike}) == 2
+    for seed in range(4):
+        replays(proto, seed, random_half, tmp_path)
+
+
 def test_after_more_training_they_are_known_by_their_names(
     tmp_path: Path, warnings: pytest.LogCaptureFixture
 ):
