@@ -61,6 +61,7 @@ def prepare(model: Model) -> Shapes:
     for rewrite_views in (lower_permutations, unpack_views, shorten_views):
         if rewrite_views(graph, shapes):
             tidy(graph)
+            take_out_copies(graph)
     return shapes
 
 
