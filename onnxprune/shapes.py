@@ -3,6 +3,7 @@
 What is equal at both is static; what differs is dynamic. Shapes are inferred on a copy without weights.
 """
 
+import logging
 from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from onnxprune.errors import ModelError
 from onnxprune.fold import evaluate
 from onnxprune.foreign import taught
 from onnxprune.scopes import graphs
+from onnxprune.supposed import FEW, declare, suppose
+
+log = logging.getLogger(__name__)
 
 Pair = tuple[int, int]
 """An axis's size at the two bindings of the dynamic sizes; equal where it is static."""
@@ -55,7 +59,7 @@ def infer(graph: gs.Graph) -> Shapes:
     first, second = _Binding(graph, 0), _Binding(graph, 1)
     first.run()
     dynamic = any(not isinstance(size, int) for t in graph.inputs for size in t.shape or ())
-    if dynamic:
+    if dynamic or first.supposed:
         second.run()
     else:
         second = first
@@ -65,8 +69,8 @@ def infer(graph: gs.Graph) -> Shapes:
         if other is not None and len(other) == len(shape):
             shapes.sizes[name] = tuple(zip(shape, other, strict=True))
     for name, value in first.values.items():
-        other_value = second.values.get(name)
-        if other_value is not None and value.shape == other_value.shape and _equal(value, other_value):
+        certain = name in first.certain and name in second.certain
+        if certain and value.shape == second.values[name].shape and _equal(value, second.values[name]):
             shapes.fixed[name] = value
     return shapes
 
@@ -98,6 +102,9 @@ class _Binding:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, int] = {}
         self.values: dict[str, np.ndarray] = {}
+        self.certain: frozenset[str] = frozenset()
+        """Names of the values that hang on nothing supposed."""
+        self.supposed: set[str] = set()
         self.batched = False
         first = [tensor.shape[0] for tensor in graph.inputs if tensor.shape]
         self.batch_names = {name for name in first if isinstance(name, str)}
@@ -131,6 +138,18 @@ class _Binding:
         return onnx.helper.make_tensor_value_info(tensor.name, dtype_to_onnx(tensor.dtype), shape)
 
     def run(self) -> None:
+        """All that is certain, and then what follows if the data decide on a few entries wherever it is up to them."""
+        self._sweep()
+        self.certain = frozenset(self.values)
+        shapes = dict(self.shapes)
+        try:
+            self._sweep(supposing=True)
+        except ModelError as reason:
+            log.debug("nothing is supposed: %s", reason)
+            self.shapes = shapes
+            self.supposed.clear()
+
+    def _sweep(self, *, supposing: bool = False) -> None:
         """Window by window, in the order of the nodes, so that the cost grows with their number and no faster: infers,
         evaluates the shape arithmetic, and infers again while that tells something new.
         """
@@ -139,10 +158,19 @@ class _Binding:
             known_before = -1
             while len(self.values) + len(self.shapes) > known_before:
                 known_before = len(self.values) + len(self.shapes)
-                self._infer(nodes)
-                self._evaluate(nodes)
                 if all(out.name in self.shapes for node in nodes for out in node.outputs if out.name):
                     break
+                if supposing:
+                    self._suppose(nodes)
+                self._infer(nodes)
+                self._evaluate(nodes)
+
+    def _suppose(self, nodes: Sequence[gs.Node]) -> None:
+        for name, sizes in suppose(nodes, self.shapes, self.values, FEW[self.which]):
+            if name in self.types:
+                self.shapes[name] = sizes
+                self.infos[name] = onnx.helper.make_tensor_value_info(name, self.types[name], sizes)
+                self.supposed.add(name)
 
     def _count_from_the_front(self, node: onnx.NodeProto, raw: gs.Node) -> None:
         """Before opset 11 inference knows no Concat by an axis from the end; exporters write it all the same."""
@@ -157,15 +185,18 @@ class _Binding:
             if all(out.name in self.values for out in raw.outputs if out.name):
                 continue
             nodes.append(_telling(OnnxExporter.export_node(raw)))
+            declare(nodes[-1], self.supposed, self.infos)
             if raw.op == "Concat" and self.graph.opset < 11:
                 self._count_from_the_front(nodes[-1], raw)
         made = {name for node in nodes for name in node.output}
         read = dict.fromkeys(name for node in nodes for name in _reads(node) if name not in made)
         given = [self.infos[name] for name in read if name in self.infos and name not in self.values]
-        fixed = {name: values[name] for values in (self.constants, self.values) for name in read if name in values}
-        graph = onnx.helper.make_graph(
-            nodes, "shapes", given, [], [_tensor(value, name) for name, value in fixed.items()]
-        )
+        fixed = {
+            name: values[name] for values in (self.constants, self.values) for name in read if name in values
+        }
+        initializers = [_tensor(value, name) for name, value in fixed.items()]
+        supposed = [self.infos[name] for name in made & self.supposed]
+        graph = onnx.helper.make_graph(nodes, "shapes", given, [], initializers, value_info=supposed)
         domains = self.graph.import_domains or [onnx.helper.make_opsetid("", self.graph.opset)]
         functions = [OnnxExporter.export_function(function) for function in self.graph.functions]
         model = onnx.helper.make_model(graph, opset_imports=domains, functions=functions, ir_version=10)

@@ -6,6 +6,7 @@ from text_nets import net
 from onnxprune import model
 from onnxprune.errors import ModelError
 from onnxprune.shapes import BATCH, OTHER, SMALL, Shapes, infer
+from onnxprune.supposed import FEW
 
 
 def shapes(text: str, *, opset: int = 18, **values: list[int]) -> Shapes:
@@ -105,9 +106,9 @@ def test_long_values_are_not_computed():
     assert found.sizes["z"] == ((SMALL + 8, SMALL + 8),)
 
 
-def test_sizes_that_depend_on_data_are_unknown_and_nothing_else_is():
+def test_sizes_that_depend_on_data_are_dynamic_and_nothing_else_is():
     found = shapes("net (float[2,3] x) => (int64[2,K] y, float[2,3] z) { y = NonZero(x)  z = Relu(x) }")
-    assert "y" not in found.sizes
+    assert found.sizes["y"] == ((2, 2), FEW)
     assert found.sizes["z"] == ((2, 2), (3, 3))
 
 
@@ -156,7 +157,9 @@ def test_a_concat_counted_from_the_end_is_understood_in_old_files():
 
 
 def test_what_onnx_fails_to_infer_of_its_own_function_is_known():
-    found = shapes("net (float[N,3,4,5] x) => (float[a,b,c,d] y) { h = MeanVarianceNormalization(x)  y = Relu(h) }")
+    found = shapes(
+        "net (float[N,3,4,5] x) => (float[a,b,c,d] y) { h = MeanVarianceNormalization(x)  y = Relu(h) }"
+    )
     assert found.sizes["y"] == (BATCH, (3, 3), (4, 4), (5, 5))
 
 
