@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from zoo_models.case import Case, Network
+from zoo_models.case import TORCH_EXPORTERS, Case, Network
 
 Sized = dict[str, tuple[int, dict[str, Any]]]
 
@@ -40,10 +40,10 @@ TIMM: Sized = {
         gcresnext26ts bat_resnext26ts regnetz_b16 resnest14d skresnet18 dla46_c dla60_res2net dpn48b res2net50_14w_8s
         res2next50 vovnet39a ese_vovnet19b_slim_dw cspresnet50 cspresnext50 cspdarknet53 cs3darknet_s cs3darknet_focus_s
         cs3se_edgenet_x darknet17 sedarknet21 cspnext_tiny tresnet_m selecsls42 hgnet_tiny hgnetv2_b0 nf_resnet26
-        nf_regnet_b0 eca_nfnet_l0 dm_nfnet_f0 xception41 legacy_seresnet18 legacy_senet154 vgg11_bn starnet_s050
-        inception_next_atto mambaout_femto fasternet_t0 rdnet_tiny repvit_m0_9 shvit_s1 swiftformer_xs poolformer_s12
+        nf_regnet_b0 eca_nfnet_l0 nf_seresnet26 xception41 legacy_seresnet18 legacy_seresnext26_32x4d vgg11_bn
+        starnet_s050 inception_next_atto mambaout_femto fasternet_t0 rdnet_tiny repvit_m0_9 shvit_s1 swiftformer_xs poolformer_s12
         poolformerv2_s12 convformer_s18 caformer_s18 edgenext_xx_small efficientvit_b0 lcnetv2_small convmixer_768_32
-        cpubone_nano iformer_t lowformer_b0 fastvit_t8 csatv2 vit_tiny_r_s16_p8_224 vit_small_resnet26d_224
+        cpubone_nano iformer_t lowformer_b0 fastvit_t8 csatv2 vit_tiny_r_s16_p8_224 resnet50_clip
         """,
     ),
     **_sized(
@@ -60,10 +60,10 @@ TIMM: Sized = {
         """
         beit_base_patch16_224 flexivit_small vit_base_patch16_siglip_224 vit_base_patch16_clip_224
         vit_base_patch16_rope_224 aimv2_large_patch14_224 samvit_base_patch16_224
+        naflexvit_base_patch16_gap
         """,
         depth=2, embed_dim=96, num_heads=3,
     ),
-    **_sized(64, "naflexvit_base_patch16_gap"),
     **_sized(
         128,
         """
@@ -78,6 +78,8 @@ TIMM: Sized = {
     ),
     **_sized(224, "levit_128s levit_conv_128s pit_ti_224 efficientformer_l1"),
     **_sized(240, "crossvit_tiny_240"),
+    **_sized(64, "mixer_s16_224 gmixer_12_224 gmlp_ti16_224 resmlp_12_224", num_blocks=2),
+    **_sized(256, "halonet26t bat_resnext26ts"),
 }  # fmt: skip
 """Image size and options by name."""
 
@@ -119,7 +121,16 @@ FORMS = (
     ("torchscript", 17, "dynamic"), ("torchscript", 11, "dynamic"), ("torchscript", 17, "free"),
 )  # fmt: skip
 
-NEEDS = {"swin3d_t": 17, "raft_small": 16}
+NEEDS = {
+    "swin3d_t": 17, "raft_small": 16, "transformer_post_norm": 13, "transformer_seq2seq": 14, "tf_efficientnet_b0": 11,
+    "vit_tiny_r_s16_p8_224": 11, "samvit_base_patch16_224": 12, "coatnet_pico_rw_224": 11, "twins_svt_small": 11,
+}  # fmt: skip
+"""The oldest opset that the torchscript exporter can write these in."""
+ONLY_BY = {
+    ("transformers", "fnet"): "dynamo", ("transformers", "xlnet"): "torchscript", ("timm", "vgg11_bn"): "dynamo",
+    ("timm", "efficientnet_cc_b0_4e"): "torchscript", ("transformers", "nystromformer"): "torchscript",
+}  # fmt: skip
+"""Networks that one of the exporters cannot write."""
 FULL_DETECTOR_OPSET = 17
 
 
@@ -157,7 +168,8 @@ def _once(family: str, name: str, number: int) -> Case:
     form = forms[(number // 2) % 4]
     if family == "detection" and not name.endswith(".raw"):
         return Case(family, name, "torchscript", FULL_DETECTOR_OPSET)
-    if number % 2 == 0:
+    exporter = ONLY_BY.get((family, name), TORCH_EXPORTERS[number % 2])
+    if exporter == "dynamo":
         return Case(family, name, "dynamo", DYNAMO_OPSETS[(number // 2) % len(DYNAMO_OPSETS)], form)
     opset = TORCHSCRIPT_OPSETS[(number // 2) % len(TORCHSCRIPT_OPSETS)]
     if family == "transformers":
