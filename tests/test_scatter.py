@@ -220,7 +220,8 @@ def test_a_compress_by_a_constant_condition_is_a_gather():
 @pytest.mark.parametrize(
     ("op", "why"),
     [
-        ("c = Cast<to=9>(flag)  h = Compress<axis=1>(a, c)", "depends on a computed condition"),
+        ("c = Cast<to=9>(flag)  h = Compress<axis=1>(a, c)", "keeps this axis whole"),
+        ("c = Cast<to=9>(flag)  h = Compress(a, c)", "it keeps entries of all axes by a condition"),
         (
             "n = NonZero(a)  c = Cast<to=1>(n)  m = ReduceMax(c)  h = Add(a, m)",
             "how many entries it finds depends on the data",
@@ -247,6 +248,16 @@ def test_what_depends_on_all_entries_stays_and_says_why(op: str, why: str):
     text += f" {{ a = Conv(x, w1)  b = Conv(x, w2)  {op}  y = ReduceSum(h, one) }}"
     found = analysed(net(text, values={"one": np.asarray([1])}, w1=(6, 3, 1), w2=(6, 3, 1)))
     assert any(why in text for text in because(found, "w1", 0))
+
+
+def test_channels_pass_beside_the_axis_that_a_computed_condition_thins_out():
+    proto = layer(
+        "m = ReduceMax<keepdims=0>(x, both)  c = Greater(m, low)  h = Compress<axis=2>(a, c)",
+        both=[0, 1],
+        low=np.float32(-9),
+    )
+    assert sizes(analysed(proto)) == {"w1": 6}
+    assert holds(proto)
 
 
 def test_classes_of_channels_pass_beside_the_axis_of_classes():

@@ -146,7 +146,10 @@ def tuples_left(node: Node, kept: Kept) -> None:
 @axes("Compress")
 def compress(node: Node) -> str:
     """By a computed condition; what a constant one keeps is a Gather after preparation."""
-    raise Unknown("how many entries it keeps depends on a computed condition")
+    if node.attr("axis") is None:
+        raise Unknown("it keeps entries of all axes by a condition")
+    data = names(node.shape(), {node.attr("axis") % len(node.shape())})
+    return f"{data}, _ -> {data.replace('X', 'Y')}"
 
 
 @axes("OneHot")
