@@ -4,8 +4,9 @@ Every entry of every static axis carries an int label. Rules state equalities be
 and grids (an entry of a flattened axis goes when any of its factors goes). Connected labels are an *atom*.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,8 @@ class _Settling:
         self.equal: list[tuple[Labels, Labels]] = []
         self.frozen: list[tuple[Labels, int]] = []
         self.derived: dict[int, tuple[int, ...]] = {}
-        self.claimed: dict[int, tuple[int, tuple[Labels, ...]]] = {}
+        self.claimed: dict[int, GridLabels] = {}
+        self.kept: set[tuple[tuple[int, ...], bytes, bytes]] = set()
 
     def _is_frozen(self, labels: Labels) -> np.ndarray:
         return np.asarray(self.because[self.of[labels]] != NEVER)
@@ -143,29 +145,37 @@ class _Settling:
         if (stays & ~self._is_frozen(grid.whole)).any():
             self.frozen.append((grid.whole[stays], self._reason(grid)))
             return
-        for atom, factors in zip(
-            atoms.reshape(-1).tolist(), cells.reshape(-1, cells.shape[-1]).tolist(), strict=True
-        ):
-            if self.because[atom] != NEVER:
-                continue
-            follows = tuple(sorted({f for f in factors if self.because[f] == NEVER}))
+        key = (grid.whole.shape, atoms.tobytes(), cells.tobytes())
+        if key in self.kept:  # said by each of several views in a row
+            return
+        free = self.because[atoms] == NEVER
+        for atom, follows in zip(atoms[free].tolist(), self._followed(cells[free]), strict=True):
             if self.derived.setdefault(atom, follows) != follows:
                 self._conflict(grid, atom)
                 return
-            self.claimed.setdefault(atom, (grid.whole.shape, grid.factors))
+            self.claimed.setdefault(atom, grid)
+        self.kept.add(key)
+
+    def _followed(self, cells: Labels) -> Iterator[tuple[int, ...]]:
+        """Of each row the different atoms that may go, ascending."""
+        rows = np.sort(cells, axis=-1)
+        if (self.because[rows] == NEVER).all() and (np.diff(rows, axis=-1) > 0).all():
+            return map(tuple, rows.tolist())
+        return (tuple(sorted({f for f in row if self.because[f] == NEVER})) for row in rows.tolist())
 
     def _conflict(self, grid: GridLabels, atom: int) -> None:
         """Two groupings of the same entries: made one where they are alike, else this one is frozen."""
-        shape, factors = self.claimed.get(atom, ((), ()))
-        if shape == grid.whole.shape and any(
-            (self.of[a] != self.of[b]).any() for a, b in zip(factors, grid.factors, strict=True)
-        ):
-            self.equal += list(zip(factors, grid.factors, strict=True))
+        first = self.claimed.get(atom, grid)
+        pairs = list(zip(first.factors, grid.factors, strict=False))
+        if first.whole.shape == grid.whole.shape and any((self.of[a] != self.of[b]).any() for a, b in pairs):
+            self.equal += pairs
         else:
             self.frozen.append((grid.whole.reshape(-1), grid.because))
 
     def in_order(self) -> dict[int, tuple[int, ...]] | None:
         """The derived atoms, factors before wholes; None where they go in a circle."""
+        if self.derived.keys().isdisjoint(chain.from_iterable(self.derived.values())):
+            return self.derived
         done: dict[int, tuple[int, ...]] = {}
         waiting = dict(self.derived)
         while waiting:
