@@ -30,8 +30,9 @@ ADVICE: tuple[tuple[str, str], ...] = (
     ("ellipsis|diagonal|equation broadcasts", "write the equation with a letter for every axis, or as MatMul"),
     ("groups these|regroups|in two ways|of heads do|only a part", "parts of one axis are cut in different ways: "
      "make their widths multiples of each other, or keep to one way"),
-    ("one entry|single entry|keeps its size|another size|one index per axis|as it is stays", ALONE),
-    ("keeps this|statistics|coefficients|resizes|indices|Indices|every|around|own values|aspect ratio|sampling|is empty", TOGETHER),
+    ("one entry|single entry|several states|keeps its size|another size|one index per axis|as it is stays", ALONE),
+    ("keeps this|statistics|coefficients|resizes|indices|Indices|every|around|own values|aspect ratio|sampling"
+     "|is empty|of all axes", TOGETHER),
     ("sequence|text has|images from", "nothing to do: there are no channels"),
 )  # fmt: skip
 """Patterns of reasons and what to do; the first that is found counts."""

@@ -200,8 +200,8 @@ def _uniform(costs: CostModel) -> Wanted:
 
 
 def _leader(grid: tuple[int, ...], costs: CostModel) -> int:
-    """The group that is in the fewest other grids: of conv groups and the channels in them, the channels, which are those
-    of one side only. Where that is too coarse, the largest.
+    """The group in the fewest other grids: of conv groups and the channels in them the channels, which are on one
+    side only. Where that is too coarse, the largest.
     """
     fine = [g for g in grid if costs.sizes[g] >= FINE]
     return min(

@@ -228,8 +228,11 @@ def train(
 @options.by
 @click.option("--criterion", default="l2", show_default=True, help="How channels are ranked: l1 or l2.")
 @options.bounds
-@click.option("--drop-branches", is_flag=True,
-              help="Let branches that a residual goes past go altogether; takes --scope global.")
+@click.option(
+    "--drop-branches",
+    is_flag=True,
+    help="Let branches that a residual goes past go altogether; takes --scope global.",
+)
 @click.option("--plan", type=PATH, help="Keep what this plan says; it fits every export of its network.")
 @click.option("--save-plan", type=PATH, help="Write the decisions as JSON.")
 @click.option("--save-gated", type=PATH, help="Write the gated counterpart of the slim model.")

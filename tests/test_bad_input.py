@@ -1,6 +1,7 @@
 """Whatever a user gives: one line that says what is wrong, exit code 1, and nothing left behind."""
 
 import errno
+import io
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import onnx
@@ -402,7 +403,7 @@ def bad_plan(kind: str) -> str:
         case "keeping more than int64 holds":
             group["kept"] = [0, 2**80]
         case "of an unknown group":
-            group["name"] = "nobody"
+            group["key"] = "nobody's"
     Path("plan.json").write_text(json.dumps(document))
     return "plan.json"
 
@@ -465,12 +466,16 @@ def test_a_second_output_that_cannot_be_is_refused_and_the_first_is_not_written(
 
 @pytest.mark.parametrize("command", ["gate", "slim"])
 def test_a_disk_that_fills_up_leaves_nothing(command: str, monkeypatch: pytest.MonkeyPatch):
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    class Full(io.BufferedWriter):
+        def write(self, data: Any) -> int:
+            super().write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    def full(self: Path, mode: str = "r", *options: Any, **named: Any) -> IO[Any]:
+        return Full(io.FileIO(self, "w")) if mode == "wb" else as_ever(self, mode, *options, **named)
+
+    as_ever = Path.open
+    monkeypatch.setattr(Path, "open", full)
     refused(*WRITERS[command], "-o", "out.onnx", saying="No space left")
 
 

@@ -6,9 +6,10 @@ import onnx
 import pytest
 
 from onnxprune import model
+from onnxprune.binding import BATCH
 from onnxprune.errors import ModelError
 from onnxprune.foreign import SHAPES, Call, Sizes, shapes
-from onnxprune.shapes import BATCH, Shapes, infer
+from onnxprune.shapes import Shapes, infer
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,8 @@ def test_attributes_and_several_outputs_count():
 
 def test_a_choice_among_quantised_values_is_shaped_as_where():
     operands = "uint8[2,1,5] x, float s, uint8 z, uint8[2,4,5] w, float t, uint8 v, float q, uint8 p"
-    text = f"case (bool[2,4,1] c, {operands}) => (uint8[a,b,c] y) {{ y = com.microsoft.QLinearWhere(c, x, s, z, w, t, v, q, p) }}"
+    call = "y = com.microsoft.QLinearWhere(c, x, s, z, w, t, v, q, p)"
+    text = f"case (bool[2,4,1] c, {operands}) => (uint8[a,b,c] y) {{ {call} }}"
     proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 18, "com.microsoft": 1]> {text}')
     assert infer(model.load(proto).graph).sizes["y"] == ((2, 2), (4, 4), (5, 5))
 

@@ -20,8 +20,8 @@ def conv(node: Node) -> str:
 
 
 def along_channels(node: Node) -> bool:
-    """Whether it slides over an axis of static size, one channel to one, as channel attention does (ECA): these may then
-    be channels, and the neighbours of an open one are those that are open.
+    """Whether it slides over an axis of static size, one channel to one, as channel attention does (ECA): these may be
+    channels, and the neighbours of an open one are those that are open.
     """
     x, weight, y = node.shape(), node.shape(1), node.out_shape()
     alike = len(x) == 3 and x[2] is not None and x[2] == y[2] and node.attr("strides", [1]) == [1]
@@ -34,7 +34,9 @@ def over_open_neighbours(form: Form) -> None:
     x, *parameters = form.inputs
     is_open = form.op("Cast", form.op("Reshape", form.mask, form.constant([-1])), to=TensorProto.BOOL)
     y = form.op("Conv", form.op("Compress", x, is_open, axis=2), *parameters, **form.node.raw.attrs)
-    count = form.op("CumSum", form.op("Cast", is_open, to=TensorProto.INT64), form.constant(0, TensorProto.INT64))
+    count = form.op(
+        "CumSum", form.op("Cast", is_open, to=TensorProto.INT64), form.constant(0, TensorProto.INT64)
+    )
     place = form.op("Sub", count, form.constant(1, TensorProto.INT64))
     form.result(form.op("Gather", y, form.op("Max", place, form.constant(0, TensorProto.INT64)), axis=2))
 

@@ -40,10 +40,10 @@ TIMM: Sized = {
         gcresnext26ts bat_resnext26ts regnetz_b16 resnest14d skresnet18 dla46_c dla60_res2net dpn48b res2net50_14w_8s
         res2next50 vovnet39a ese_vovnet19b_slim_dw cspresnet50 cspresnext50 cspdarknet53 cs3darknet_s cs3darknet_focus_s
         cs3se_edgenet_x darknet17 sedarknet21 cspnext_tiny tresnet_m selecsls42 hgnet_tiny hgnetv2_b0 nf_resnet26
-        nf_regnet_b0 eca_nfnet_l0 nf_seresnet26 xception41 legacy_seresnet18 legacy_seresnext26_32x4d vgg11_bn
-        starnet_s050 inception_next_atto mambaout_femto fasternet_t0 rdnet_tiny repvit_m0_9 shvit_s1 swiftformer_xs poolformer_s12
-        poolformerv2_s12 convformer_s18 caformer_s18 edgenext_xx_small efficientvit_b0 lcnetv2_small convmixer_768_32
-        cpubone_nano iformer_t lowformer_b0 fastvit_t8 csatv2 vit_tiny_r_s16_p8_224 resnet50_clip
+        nf_regnet_b0 eca_nfnet_l0 nf_seresnet26 xception41 legacy_seresnet18 legacy_seresnext26_32x4d seresnet33ts
+        starnet_s050 inception_next_atto mambaout_femto fasternet_t0 rdnet_tiny repvit_m0_9 shvit_s1 swiftformer_xs
+        poolformer_s12 poolformerv2_s12 convformer_s18 caformer_s18 edgenext_xx_small efficientvit_b0 lcnetv2_small
+        convmixer_768_32 cpubone_nano iformer_t lowformer_b0 fastvit_t8 csatv2 vit_tiny_r_s16_p8_224 resnet50_clip
         """,
     ),
     **_sized(
@@ -78,7 +78,7 @@ TIMM: Sized = {
     ),
     **_sized(224, "levit_128s levit_conv_128s pit_ti_224 efficientformer_l1"),
     **_sized(240, "crossvit_tiny_240"),
-    **_sized(64, "mixer_s16_224 gmixer_12_224 gmlp_ti16_224 resmlp_12_224", num_blocks=2),
+    **_sized(64, "mixer_s16_224 gmixer_12_224 gmlp_ti16_224 resmlp_12_224"),
     **_sized(256, "halonet26t bat_resnext26ts"),
 }  # fmt: skip
 """Image size and options by name."""
@@ -127,10 +127,12 @@ NEEDS = {
 }  # fmt: skip
 """The oldest opset that the torchscript exporter can write these in."""
 ONLY_BY = {
-    ("transformers", "fnet"): "dynamo", ("transformers", "xlnet"): "torchscript", ("timm", "vgg11_bn"): "dynamo",
-    ("timm", "efficientnet_cc_b0_4e"): "torchscript", ("transformers", "nystromformer"): "torchscript",
+    ("transformers", "fnet"): "dynamo", ("transformers", "xlnet"): "torchscript", ("timm", "halonet26t"): "dynamo",
+    ("transformers", "nystromformer"): "torchscript",
 }  # fmt: skip
 """Networks that one of the exporters cannot write."""
+FIXED = {"efficientnet_cc_b0_4e": ("torchscript", 11, "static"), "halonet26t": ("dynamo", 20, "static")}
+"""Networks that can be written with fixed shapes only."""
 FULL_DETECTOR_OPSET = 17
 
 
@@ -164,6 +166,8 @@ def cases() -> Iterator[Case]:
 
 
 def _once(family: str, name: str, number: int) -> Case:
+    if name in FIXED:
+        return Case(family, name, *FIXED[name])
     forms = ("static", "dynamic", "static", "free" if family in ("transformers", "recurrent") else "dynamic")
     form = forms[(number // 2) % 4]
     if family == "detection" and not name.endswith(".raw"):
