@@ -11,6 +11,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.binding import SMALL
 from onnxprune.copies import take_out_copies
 from onnxprune.dequantised import one_node_each
 from onnxprune.fold import evaluate
@@ -23,7 +24,7 @@ from onnxprune.ops.recurrent import leave_out_zero_states
 from onnxprune.ops.reshape import target_of
 from onnxprune.scopes import graphs, one_name_each
 from onnxprune.sequences import unroll
-from onnxprune.shapes import SMALL, Shapes, infer
+from onnxprune.shapes import Shapes, infer
 from onnxprune.tidy import tidy
 from onnxprune.unpack import unpack_views
 from onnxprune.views import shorten_views

@@ -135,7 +135,7 @@ def test_suppositions_that_inference_contradicts_are_dropped(monkeypatch: pytest
             raise onnx.shape_inference.InferenceError("sizes differ")
         return plain(proto, **options)
 
-    monkeypatch.setattr("onnxprune.shapes.infer_shapes", strict)
+    monkeypatch.setattr("onnxprune.binding.infer_shapes", strict)
     found = shapes("n = NonZero(x)  t = Transpose(n)  r = Relu(x)  y = Identity(s)")
     assert "n" not in found.sizes
     assert found.sizes["r"] == ((4, 4), (6, 6))
