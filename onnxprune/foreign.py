@@ -52,6 +52,8 @@ class Call:
         given = (self._context.get_attribute(name) for name in schema.attributes)
         node.attribute.extend(attribute for attribute in given if attribute is not None)
         types = {name: self._context.get_input_type(k) for k, name in enumerate(names) if name}
+        if any(known is None for known in types.values()):
+            raise Silent
         found = infer_node_outputs(schema, node, types)
         return [_sizes(found[name]) for name in node.output if name in found]
 
