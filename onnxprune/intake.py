@@ -27,6 +27,8 @@ def read(path: Path) -> Apart:
         ) from None
     except DecodeError:
         raise ModelError(f"{path}: not an ONNX model, or a truncated one; export or copy it again") from None
+    except UnicodeDecodeError:
+        raise ModelError(f"{path}: damaged (a name is no text); copy or export it again") from None
     proto = found.light
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelError(f"{path}: holds no ONNX graph; give a file that an exporter wrote")

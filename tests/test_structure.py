@@ -77,11 +77,18 @@ def test_a_plan_replays_under_other_names_and_in_another_order(
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, 2000, 250))
 def test_plans_of_thousands_of_random_graphs_replay(start: int, tmp_path: Path):
+    """Or are refused, once in a while: a disguise may hide what may go, and the plan then says which group."""
+    refused = []
     for seed in range(start, start + 250):
         proto = random_model(seed)
         plan = random_plan(seed, [(g.name, g.size) for g in analysed(proto)])
         kept = {name: np.asarray(indices) for name, indices in plan.items()}
-        replays(proto, seed, lambda _, kept=kept: Plan(kept), tmp_path)
+        try:
+            replays(proto, seed, lambda _, kept=kept: Plan(kept), tmp_path)
+        except PlanError as error:
+            assert "which this export of the network keeps whole" in str(error), f"seed {seed}"
+            refused.append(seed)
+    assert len(refused) <= 2, refused
 
 
 # ---- the same network
