@@ -184,8 +184,8 @@ def fold(g: Sketch, x: Value) -> Value:
 
 @block("CenterCropPad", on="image", since=18)
 def center(g: Sketch, x: Value) -> Value:
-    """Of the positions, by their axes or with the sizes of the others repeated. Not behind a Transpose: onnxruntime 1.31
-    moves it past the crop and crops other axes then, in the original as well.
+    """Of the positions, by their axes or with the sizes of the others repeated. Not behind a Transpose: onnxruntime
+    1.31 moves it past the crop and crops other axes then, in the original as well.
     """
     if any(node.op_type == "Transpose" for node in g.nodes):
         return g.op("Identity", x)
