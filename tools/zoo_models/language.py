@@ -170,7 +170,7 @@ MODELS: dict[str, Tiny] = {
     "modernbert": text_model("ModernBert", global_attn_every_n_layers=2, local_attention=8),
     "nystromformer": Tiny(
         "NystromformerForSequenceClassification", "NystromformerConfig",
-        {"num_landmarks": 8, "segment_means_seq_len": LENGTH, "conv_kernel_size": 5}, {"input_ids": ids},
+        {"num_landmarks": LENGTH, "segment_means_seq_len": LENGTH, "conv_kernel_size": 5}, {"input_ids": ids},
     ),
     "roformer": text_model("RoFormer"),
     "xlnet": text_model("XLNet", d_inner=INNER),
