@@ -151,12 +151,20 @@ class Binding:
             known_before = -1
             while len(self.values) + len(self.shapes) > known_before:
                 known_before = len(self.values) + len(self.shapes)
-                if all(out.name in self.shapes for node in nodes for out in node.outputs if out.name):
+                if self._all_known(nodes):
                     break
                 if supposing:
                     self._suppose(nodes)
                 self._infer(nodes)
                 self._evaluate(nodes)
+
+    def _all_known(self, nodes: Sequence[gs.Node]) -> bool:
+        """Whether nothing is left to infer of these nodes and of those in their bodies."""
+        return all(
+            all(out.name in self.shapes for out in node.outputs if out.name)
+            and all(self._all_known(body.nodes) for body in bodies(node))
+            for node in nodes
+        )
 
     def _suppose(self, nodes: Sequence[gs.Node]) -> None:
         for name, sizes in suppose(nodes, self.shapes, self.values, FEW[self.which]):
@@ -263,11 +271,12 @@ NONE = np.zeros(0)
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of all that a node reads, by its bodies as well."""
+    """Names of all that a node reads from around it, in its bodies as well."""
     yield from node.input
     for attribute in node.attribute:
-        for inner in attribute.g.node:
-            yield from _reads(inner)
+        made = {name for inner in attribute.g.node for name in inner.output}
+        made.update(value.name for value in attribute.g.input)
+        yield from (name for inner in attribute.g.node for name in _reads(inner) if name not in made)
 
 
 def _counts(tensor: gs.Variable) -> bool:

@@ -60,7 +60,7 @@ class Wish:
 
 def protected(groups: Groups, wish: Wish) -> set[str]:
     """Groups that `--keep` or `--only` take out of the game. Raises PlanError for patterns that match nothing."""
-    names = _names(groups)
+    names = _names(groups) if wish.keep or wish.only else {}
 
     def matches(group: Group, pattern: str) -> bool:
         return any(fnmatchcase(name, pattern) for name in names[group.name])

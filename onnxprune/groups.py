@@ -69,9 +69,8 @@ class Groups:
         if isinstance(place, Virtual):
             return self.virtual.get((node, place.name))
         value = operand(self.nodes[node], place)
-        return (
-            self.labels[value.name][place.axis] if value is not None and value.name in self.labels else None
-        )
+        axes = self.labels.get(value.name) if value is not None else None
+        return axes[place.axis] if axes else None  # none at all: of unknown rank
 
     @cached_property
     def group_of(self) -> Labels:

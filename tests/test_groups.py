@@ -10,6 +10,7 @@ from text_nets import analysed, because, net, sizes
 
 from onnxprune import groups, model
 from onnxprune.groups import Groups
+from onnxprune.links import At
 
 
 def members(found: Groups, name: str) -> set[tuple[str, int]]:
@@ -423,7 +424,10 @@ def test_a_tensor_of_unknown_rank_freezes_what_meets_it():
         "net (float[N,3,8,8] x, int64[K] to) => (float[A,B] y) { a = Conv(x, w1)  r = Reshape(a, to)  y = Relu(r) }",
         w1=(6, 3, 1, 1),
     )
-    assert not sizes(analysed(proto))
+    found = analysed(proto)
+    assert not sizes(found)
+    relu = next(number for number, node in enumerate(found.nodes) if node.op == "Relu")
+    assert found.place(relu, At("in0", 0)) is None
 
 
 def test_channels_frozen_by_the_caller_stay_and_are_told():

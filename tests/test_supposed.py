@@ -109,6 +109,21 @@ def detector() -> onnx.ModelProto:
     )
 
 
+def test_bodies_are_inferred_anew_when_more_is_known_around_them():
+    branches = {}
+    for name in ("then", "else"):
+        out = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None)
+        inner = [
+            helper.make_node("Cast", ["f"], [f"{name}_cast"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceSum", [f"{name}_cast"], [f"{name}_out"], keepdims=0),
+        ]
+        branches[f"{name}_branch"] = helper.make_graph(inner, name, [], [out])
+    proto = net("net (float[4,6] x, bool flag) => (float z) { f = NonZero(x) }")
+    proto.graph.node.append(helper.make_node("If", ["flag"], ["z"], **branches))
+    found = infer(gs.import_onnx(proto))
+    assert found.sizes["then_cast"] == found.sizes["else_cast"] == ((2, 2), FEW)
+
+
 def test_channels_pass_to_where_something_was_found():
     proto = detector()
     assert sizes(analysed(proto)) == {"w1": 6, "w2": 8}
