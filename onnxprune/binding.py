@@ -4,7 +4,7 @@ Shapes are inferred on a copy without weights, window by window.
 """
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from math import prod
 from typing import Any
 
@@ -17,7 +17,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onn
 from onnxprune.errors import ModelError
 from onnxprune.fold import evaluate
 from onnxprune.foreign import taught
-from onnxprune.scopes import bodies, graphs
+from onnxprune.scopes import bodies, graphs, reads
 from onnxprune.supposed import FEW, declare, suppose
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Source:
         found = self._exported.get(id(raw))
         if found is None:
             proto = _telling(OnnxExporter.export_node(raw))
-            found = proto, tuple(_reads(proto))
+            found = proto, tuple(reads(proto))
             if not bodies(raw) and (raw.op != "Concat" or self.graph.opset >= 11):  # others are told sizes
                 self._exported[id(raw)] = found
         return found
@@ -268,15 +268,6 @@ class Binding:
 
 NONE = np.zeros(0)
 """In place of an output that nothing reads."""
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of all that a node reads from around it, in its bodies as well."""
-    yield from node.input
-    for attribute in node.attribute:
-        made = {name for inner in attribute.g.node for name in inner.output}
-        made.update(value.name for value in attribute.g.input)
-        yield from (name for inner in attribute.g.node for name in _reads(inner) if name not in made)
 
 
 def _counts(tensor: gs.Variable) -> bool:

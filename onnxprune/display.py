@@ -165,7 +165,7 @@ def slimmed(result: "Slimmed") -> None:
     click.echo(f"{result.output}: {asked}kept {kept}")
     click.echo(
         f"equal to the gated model within {result.verified.max_rel_error:.1e} "
-        f"(allowed {result.verified.tolerance:.0e}) on {result.verified.inputs} inputs{_rounded(result.verified)}; "
+        f"(allowed {result.verified.tolerance:.0e}) on {result.verified.inputs} inputs{_compared(result.verified)}; "
         f"{result.seconds:.2f} s"
     )
     for name, because in result.frozen.items():
@@ -176,12 +176,18 @@ def verification(result: "Verification") -> None:
     verdict = "equal" if result.equal else "NOT EQUAL"
     click.echo(
         f"{verdict}: max |a - b| / max |a| = {result.max_rel_error:.2e} (allowed {result.tolerance:.0e}) "
-        f"on {result.inputs} inputs{_rounded(result)}"
+        f"on {result.inputs} inputs{_compared(result)}"
     )
 
 
-def _rounded(result: "Verification") -> str:
-    return f" without rounding, {result.rounded:.1e} with it" if result.rounded is not None else ""
+def _compared(result: "Verification") -> str:
+    """On what the models were compared, where it is not all that they do."""
+    told = f" without rounding, {result.rounded:.1e} with it" if result.rounded is not None else ""
+    if result.undecided is not None:
+        told += f", given the same decisions (ties may go either way: {result.undecided:.1e} with their own)"
+    if result.single is not None:
+        told += f", in double precision ({result.single:.1e} in single, which is rounding)"
+    return told
 
 
 def trained(result: "Trained") -> None:

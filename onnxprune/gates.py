@@ -1,6 +1,6 @@
 """Gates into a graph, gates out of it.
 
-A gate node is a call of the model-local function `onnxprune.Gate(x, w)` with the body `x * (w > 0)`: one visible node
+A gate node is a call of the model-local function `onnxprune.Gate(x, w)` with the body `w > 0 ? x : 0`: one visible node
 that runs in stock onnxruntime. `w` is laid out from one initializer per channel group, `gate/<group>`, shared by all of
 the group's sites. A site lies right before each op that sums the channel away, so a closed channel adds nothing to the
 sum, whatever came before it: channel-wise ops never mix channels. An op that takes a mean, a maximum or a softmax over
@@ -39,15 +39,23 @@ IR_KEY = "onnxprune.ir_version"
 
 
 def gate_function(opset: int) -> onnx.FunctionProto:
-    """`Gate(x, w)`: x times 1 where w > 0, times 0 elsewhere; `to` is the element type of x."""
+    """`Gate(x, w)`: x where w > 0, 0 elsewhere, whatever a closed channel holds; `to` is the element type of x.
+
+    Opsets 7 and 8 have no Where: there it is the product with 1 or 0.
+    """
     zero = onnx.helper.make_tensor("zero", onnx.TensorProto.FLOAT, [], [0.0])
-    cast = onnx.helper.make_node("Cast", ["open"], ["mask"])
+    cast = onnx.helper.make_node("Cast", ["zero" if opset >= 9 else "open"], ["cast"])
     cast.attribute.add(name="to", ref_attr_name="to", type=onnx.AttributeProto.INT)
+    result = (
+        onnx.helper.make_node("Where", ["open", "x", "cast"], ["y"])
+        if opset >= 9
+        else onnx.helper.make_node("Mul", ["x", "cast"], ["y"])
+    )
     body = [
         onnx.helper.make_node("Constant", [], ["zero"], value=zero),
         onnx.helper.make_node("Greater", ["w", "zero"], ["open"]),
         cast,
-        onnx.helper.make_node("Mul", ["x", "mask"], ["y"]),
+        result,
     ]
     opsets = [onnx.helper.make_opsetid("", opset)]
     return onnx.helper.make_function(DOMAIN, "Gate", ["x", "w"], ["y"], body, opsets, attributes=["to"])

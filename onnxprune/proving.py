@@ -17,7 +17,8 @@ from onnxprune.cost import CostModel
 from onnxprune.errors import LawError, ModelError
 from onnxprune.groups import Groups, find
 from onnxprune.plan import Plan
-from onnxprune.verify import Feed, Recording, Verification, compare, record, verify
+from onnxprune.recording import Feed, Recording, record
+from onnxprune.verify import Verification, compare, verify
 
 log = logging.getLogger(__name__)
 

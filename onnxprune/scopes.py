@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
+from onnx import NodeProto
 
 
 def bodies(node: gs.Node) -> list[gs.Graph]:
@@ -17,6 +18,15 @@ def graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
         current = waiting.pop(0)
         yield current
         waiting += [body for node in current.nodes for body in bodies(node)]
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """Names of all that a node reads from around it, in its bodies as well."""
+    yield from node.input
+    for attribute in node.attribute:
+        made = {name for inner in attribute.g.node for name in inner.output}
+        made.update(value.name for value in attribute.g.input)
+        yield from (name for inner in attribute.g.node for name in reads(inner) if name not in made)
 
 
 def tensors(graph: gs.Graph) -> dict[str, gs.Tensor]:

@@ -23,7 +23,8 @@ from onnxprune.groups import Groups, find
 from onnxprune.methods.magnitude import magnitude
 from onnxprune.plan import Plan
 from onnxprune.proving import CLOSED, OPEN, Attempts, ModelLike, differs
-from onnxprune.verify import Feed, Verification, verify
+from onnxprune.recording import Feed
+from onnxprune.verify import Verification, verify
 
 log = logging.getLogger(__name__)
 

@@ -55,6 +55,41 @@ def test_a_gate_lets_through_where_its_weight_is_above_zero(opset: int, dtype: i
     assert y.tolist() == (x * np.asarray([1, 0, 0, 1], x.dtype)).tolist()
 
 
+def test_what_a_closed_channel_holds_does_not_matter():
+    """Channel 0 of `a` is -1 and its logarithm no number: the slim model knows nothing of it."""
+    proto = net(
+        "net (float[N,3,4,4] x) => (float[N,2,4,4] y) { a = Conv(x, w1, b)  l = Log(a)  y = Conv(l, w2) }",
+        values={"w1": np.zeros((4, 3, 1, 1), np.float32), "b": np.float32([-1, 2, 3, 4])},
+        w2=(2, 4, 1, 1),
+    )
+    feed = random_inputs(proto, 0)
+    assert np.isnan(run(proto, feed)[0]).all()
+    found = groups.find(model.load(proto))
+    (group,) = found
+    _, closed = gated(proto, {group.name: np.float32([-1, 1, 1, 1])})
+    assert np.isfinite(run(closed, feed)[0]).all()
+
+
+def test_closed_channels_do_not_grow_from_norm_to_norm():
+    """Each block squares what it is given; what a norm makes of closed channels has to stay of the size of the rest."""
+    blocks = "".join(
+        f"n{k} = LayerNormalization(h{k}, scale)  q{k} = Mul(n{k}, n{k})  h{k + 1} = Add(h{k}, q{k}) "
+        for k in range(12)
+    )
+    weights = np.ones((6, 3), np.float32)
+    weights[0] = 1e3
+    proto = net(
+        f"net (float[N,3] x) => (float[N,2] y) {{ h0 = Gemm<transB=1>(x, w1)  {blocks}  y = MatMul(h12, w2) }}",
+        values={"w1": weights * np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)},
+        scale=(6,),
+        w2=(6, 2),
+    )
+    found = groups.find(model.load(proto))
+    (group,) = found
+    _, closed = gated(proto, {group.name: np.float32([-1, 1, 1, 1, 1, 1])})
+    assert np.abs(run(closed, random_inputs(proto, 0))[0]).max() < 1e6
+
+
 # ---- inserting
 
 

@@ -8,7 +8,8 @@ from text_nets import net
 
 from onnxprune.apart import take_apart
 from onnxprune.errors import LawError, ModelError
-from onnxprune.verify import Verification, relative_error, verify
+from onnxprune.recording import relative_error
+from onnxprune.verify import Verification, verify
 
 
 def changed(factor: float) -> onnx.ModelProto:

@@ -122,7 +122,8 @@ def of_open_sums(form: Form) -> None:
     total = form.op("Add", x, skip)
     total = form.op("Add", total, bias) if bias else total
     over = [len(node.shape()) - 1]
-    y = normalised(form, total, lambda v: form.mean(v, over), centre=not simplified, epsilon=1e-12)
+    opened = form.filled(total, 0.0)  # as in other norms
+    y = normalised(form, opened, lambda v: form.mean(v, over), centre=not simplified, epsilon=1e-12)
     unread = [form.constant(0.0), form.constant(0.0)]
     form.result(*[affine(form, y, scale, shift), *unread, total][: len(node.outputs)])
 

@@ -113,6 +113,7 @@ def of_open_entries(form: Form) -> None:
     if wide:
         form.element = TensorProto.FLOAT
         x = form.op("Cast", x, to=form.element)
+    x = form.filled(x, 0.0)  # what closed channels hold would grow from layer to layer
     y = normalised(form, x, lambda v: form.mean(v, _over(node)), centre=node.op == "LayerNormalization")
     y = form.op("Cast", y, to=given) if wide else y
     form.result(affine(form, y, scale, bias))
