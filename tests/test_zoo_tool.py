@@ -155,9 +155,17 @@ def test_fresh_forgets_results_but_no_export_that_succeeded(tmp_path: Path):
         results.add(case, "export", {"nodes": 3})
         results.add(case, "onnxprune", {"macs_kept": 0.25})
     results.add(broken, "export", {"error": "no"})
-    results.forget([CASE, broken])
+    results.forget([CASE, broken], "all")
     again = Results(results.path)
     assert set(again.of) == {(CASE.name, "export"), (other.name, "export"), (other.name, "onnxprune")}
+
+
+def test_one_step_can_be_made_afresh(tmp_path: Path):
+    results = Results(tmp_path / "results.jsonl")
+    for step in ("export", "onnxprune", "onnxsim"):
+        results.add(CASE, step, {"seconds": 1})
+    results.forget([CASE], "onnxprune")
+    assert set(Results(results.path).of) == {(CASE.name, "export"), (CASE.name, "onnxsim")}
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--once", action="store_true", help="every network in one form only")
     parser.add_argument("--family", help="cases of this family: torchvision, timm, transformers, ...")
     parser.add_argument(
-        "--fresh", action="store_true", help="forget earlier results of these cases, keep the exports"
-    )
+        "--fresh", nargs="?", const="all", metavar="STEP",
+        help="forget earlier results of these cases, or those of one step (as onnxprune), but not the exports",
+    )  # fmt: skip
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--jobs", type=int, default=1, help="models at the same time, one core each")
     parser.add_argument("--seconds", type=int, default=300, help="limit per step of a model")
@@ -134,7 +135,7 @@ def main() -> int:
     args.peers = available(args.peers)
     results = Results(args.cache / f"results-{args.ratio}.jsonl")
     if args.fresh:
-        results.forget(chosen)
+        results.forget(chosen, args.fresh)
     if not args.table_only:
         warm_up()
         with ThreadPoolExecutor(args.jobs) as pool:

@@ -110,9 +110,25 @@ def detection(name: str, size: int, *, raw: bool = False) -> Network:
     heads = _Heads(module)
     images = torch.randn(2, 3, size, size)
     randomize(module, lambda: heads(images))
+    _calm_boxes(module)
     names = ["boxes", "scores", "labels"]
     names += ["masks"] * name.startswith("mask") + ["keypoints"] * name.startswith("keypoint")
     return Network(_Detector(module, tuple(names)), lambda _: (torch.rand(1, 3, size, size),))
+
+
+BOXES = ("bbox_pred", "bbox_reg", "regression_head.module_list")
+"""Layers that say by how much a box differs from its anchor."""
+
+
+def _calm_boxes(module: nn.Module) -> None:
+    """Boxes near their anchors, as trained ones are: sizes are exponentials of these layers' outputs, and what random
+    weights of full size do to a last bit has nothing to do with pruning.
+    """
+    with torch.no_grad():
+        for name, part in module.named_modules():
+            if isinstance(part, nn.Conv2d | nn.Linear) and any(word in name for word in BOXES):
+                for parameter in part.parameters():
+                    parameter.mul_(0.05)
 
 
 def video(name: str, size: int, frames: int, **options: Any) -> Network:

@@ -113,12 +113,14 @@ class Results:
                 file.write(json.dumps(row) + "\n")
         return row
 
-    def forget(self, cases: Sequence[Case]) -> None:
-        """Drops all results of these cases but those of exports that succeeded."""
+    def forget(self, cases: Sequence[Case], step: str) -> None:
+        """Drops the results of a step of these cases, or of all steps (`all`) but exports that succeeded."""
         names = {case.name for case in cases}
+
+        def kept(kind: str, row: Found) -> bool:
+            return kind != step if step != "all" else kind == "export" and not row.get("error")
+
         self.of = {
-            (name, step): row
-            for (name, step), row in self.of.items()
-            if name not in names or (step == "export" and not row.get("error"))
+            (name, kind): row for (name, kind), row in self.of.items() if name not in names or kept(kind, row)
         }
         self.path.write_text("".join(json.dumps(row) + "\n" for row in self.of.values()))

@@ -53,7 +53,11 @@ def _run(path: Path, feeds: list[np.ndarray] | None) -> None:
 
 
 def onnxprune(case: Case, path: Path, ratio: float) -> dict[str, Any]:
-    """Slims the file to half of its channels, proven equal to the gated model; and what is frozen, why."""
+    """Slims the file to half of its channels, proven equal to the gated model; and what is frozen, why.
+
+    Channels may be of any number, as Torch-Pruning and onnxsim leave them: by default onnxprune keeps a number that
+    kernels like.
+    """
     del case
     import onnxruntime  # noqa: F401 - its libraries are not the model's memory
 
@@ -62,12 +66,13 @@ def onnxprune(case: Case, path: Path, ratio: float) -> dict[str, Any]:
     before = peak_mib()
     started = time.perf_counter()
     try:
-        result = package.slim(path, ratio=ratio, by="channels").to_json()
+        result = package.slim(path, ratio=ratio, by="channels", multiple_of=1).to_json()
         found: dict[str, Any] = {
             "channels_kept": result["kept"]["channels"],
             "macs_kept": result["kept"]["macs"],
             "params_kept": result["kept"]["params"],
             "max_rel_error": result["verified"]["max_rel_error"],
+            "verified": result["verified"],
             "core_seconds": result["seconds"],
             "slim_seconds": time.perf_counter() - started,
             "peak_mib": peak_mib(),
