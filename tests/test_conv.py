@@ -57,3 +57,23 @@ def test_a_gated_unit_of_one_op_ties_its_halves():
     (ours,) = ReferenceEvaluator(model.to_proto(found.model)).run(None, {"x": x})
     a, b = x @ weights["w1"][:, kept], x @ weights["w2"][:, kept]
     np.testing.assert_allclose(ours, (a / (1 + np.exp(-a)) * b) @ weights["w3"][kept], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kernel", "pads", "passes"), [(1, 0, True), (3, 1, False), (1, 1, False)])
+def test_positions_pass_where_each_is_computed_from_itself(kernel: int, pads: int, passes: bool):
+    """Tokens are mixed as the channels of a convolution along their features (CoaT)."""
+    width = 6 + 2 * pads - kernel + 1
+    proto = net(
+        f"""net (float[N,4] x) => (float[N,2] y) {{
+            a = MatMul(x, w1)  b = MatMul(x, w2)  a1 = Unsqueeze(a, one)  b1 = Unsqueeze(b, one)
+            c = Concat<axis=1>(a1, b1)  d = Conv<pads=[{pads},{pads}]>(c, w)  s = Squeeze(d, one)  y = MatMul(s, w3)
+        }}""",
+        values={"one": np.asarray([1])},
+        w1=(4, 6),
+        w2=(4, 6),
+        w=(1, 2, kernel),
+        w3=(width, 2),
+    )
+    assert sizes(analysed(proto)) == ({"w1": 6} if passes else {})
+    for checked in both_sides(proto, {"w1": (1, 4)} if passes else {}):
+        assert checked.equal

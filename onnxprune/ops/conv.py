@@ -12,11 +12,18 @@ def conv(node: Node) -> str:
     groups, in_per_group = node.attr("group", 1), node.shape(1)[1]
     if along_channels(node):
         return "N 1 ~s, 1 1 K, 1 -> N 1 s"
+    s, t = ("*s", "*s") if _pointwise(node) else ("*S", "*T")
     if groups == 1:
-        return "N i *S, o i *K, o -> N o *T"
+        return f"N i {s}, o i *K, o -> N o {t}"
     if in_per_group == 1:  # depthwise: the group is the channel
-        return "N c *S, (c M) 1 *K, (c M) -> N (c M) *T"
-    return "N (g i) *S, (g o) i *K, (g o) -> N (g o) *T"
+        return f"N c {s}, (c M) 1 *K, (c M) -> N (c M) {t}"
+    return f"N (g i) {s}, (g o) i *K, (g o) -> N (g o) {t}"
+
+
+def _pointwise(node: Node) -> bool:
+    """Whether each position is computed from itself alone, so that positions pass as well."""
+    moves = [size - 1 for size in (*(node.shape(1)[2:]), *node.attr("strides", []))]
+    return not any(moves) and not any(node.attr("pads", []))
 
 
 def along_channels(node: Node) -> bool:
