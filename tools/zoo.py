@@ -14,7 +14,9 @@ torch-pruning, onnxsim: what is missing is said, and its rows fail.
 """
 
 import argparse
+import contextlib
 import fnmatch
+import importlib.metadata
 import importlib.util
 import json
 import sys
@@ -114,6 +116,15 @@ def available(wanted: bool) -> set[str]:
     return found
 
 
+def made_with() -> str:
+    """The command and the versions of what ran."""
+    known = []
+    for name in ("onnx", "onnxruntime", "torch", "torchvision", "timm", "transformers", "torch-pruning", "onnxsim"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            known.append(f"{name} {importlib.metadata.version(name)}")
+    return f"Made by `python tools/zoo.py` with {', '.join(known)}; everything on one core."
+
+
 def main() -> int:
     """Run what is missing, print the table and the summary."""
     args = parsed()
@@ -142,7 +153,7 @@ def main() -> int:
             list(pool.map(lambda case: run_case(case, args, results), chosen))
     rows = [row_of(case, results.of, args.primary[case.network]) for case in chosen]
     figures = summary(rows)
-    print(table(rows) + "\n\n" + in_words(figures))
+    print("\n\n".join(("# Zoo", made_with(), in_words(figures), table(rows))))
     if args.json:
         args.json.write_text(
             json.dumps({"ratio": args.ratio, "summary": figures, "models": rows}, indent=1) + "\n"

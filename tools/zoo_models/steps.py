@@ -152,9 +152,12 @@ STEPS: dict[str, Step] = {
 def take(step: str, case: Case, folder: Path, ratio: float) -> dict[str, Any]:
     """What a step finds, or `{"error": ...}`."""
     try:
-        return STEPS[step](case, folder / f"{case.name}.onnx", ratio)
+        found = STEPS[step](case, folder / f"{case.name}.onnx", ratio)
     except Exception as error:  # exporters and peers raise anything; it is a result
-        return {"error": told(error)}
+        found = {"error": told(error)}
+    if "error" in found:
+        found["error"] = found["error"].replace(f"{folder}/", "")
+    return found
 
 
 def told(error: BaseException) -> str:

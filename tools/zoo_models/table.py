@@ -92,6 +92,8 @@ def summary(rows: Sequence[Row]) -> Row:
         "share_slimmed_exactly": len(exact) / max(len(exported), 1),
         "median_macs_kept": median([row["macs_kept"] for row in exact] or [float("nan")]),
         "worst_rel_error": max((row["max_rel_error"] for row in exact), default=None),
+        "on_the_same_decisions": sum("undecided" in row.get("verified", {}) for row in exact),
+        "in_double_precision": sum("single" in row.get("verified", {}) for row in exact),
         "torch_pruning_succeeds": sum(row["tp_macs"] is not None for row in networks),
         "torch_pruning_succeeds_with_heads": sum(
             row["tp_macs"] is not None or row["tp_heads_macs"] is not None for row in networks
@@ -112,7 +114,8 @@ def in_words(figures: Row) -> str:
         f"{figures['exported_and_run']} of {figures['exports']} exports ({figures['networks']} networks) were written "
         f"and run in onnxruntime; {figures['slimmed_exactly']} of them "
         f"({100 * figures['share_slimmed_exactly']:.1f} %) were slimmed with max_rel_error <= {MAX_REL_ERROR:.0e}; "
-        f"median MACs kept {figures['median_macs_kept']:.3f}.",
+        f"median MACs kept {figures['median_macs_kept']:.3f}. Proven on the same decisions: "
+        f"{figures['on_the_same_decisions']}, in double precision: {figures['in_double_precision']}.",
         f"Of the networks, Torch-Pruning finishes {figures['torch_pruning_succeeds']} with its defaults and "
         f"{figures['torch_pruning_succeeds_with_heads']} told of heads where that helps; onnxsim writes "
         f"{figures['onnxsim_succeeds']} that run, median parameters kept "
