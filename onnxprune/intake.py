@@ -11,7 +11,7 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 
 from onnxprune.apart import PLAIN, Apart, fits, is_apart, mark, take_apart, without_initializers
 from onnxprune.errors import ModelError
-from onnxprune.foreign import taught
+from onnxprune.shapes.foreign import taught
 from onnxprune.skim import skim
 
 

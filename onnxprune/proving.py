@@ -13,11 +13,11 @@ import onnx
 from onnxprune import gates, rewrite
 from onnxprune import model as files
 from onnxprune.apart import Apart
+from onnxprune.compare.recording import Feed, Recording, record
 from onnxprune.cost import CostModel
 from onnxprune.errors import LawError, ModelError
 from onnxprune.groups import Groups, find
 from onnxprune.plan import Plan
-from onnxprune.recording import Feed, Recording, record
 from onnxprune.verify import Verification, compare, verify
 
 log = logging.getLogger(__name__)

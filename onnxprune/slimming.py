@@ -16,6 +16,7 @@ from onnxprune import model as files
 from onnxprune import plan as plans
 from onnxprune.apart import Apart
 from onnxprune.choose import Wish, choose
+from onnxprune.compare.recording import Feed
 from onnxprune.cost import CostModel
 from onnxprune.errors import LawError, ModelError, PlanError
 from onnxprune.garbage import uncollected
@@ -23,7 +24,6 @@ from onnxprune.groups import Groups, find
 from onnxprune.methods.magnitude import magnitude
 from onnxprune.plan import Plan
 from onnxprune.proving import CLOSED, OPEN, Attempts, ModelLike, differs
-from onnxprune.recording import Feed
 from onnxprune.verify import Verification, verify
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from onnxprune.apart import Apart
-from onnxprune.closer import look_closer
+from onnxprune.compare.closer import look_closer
+from onnxprune.compare.recording import Feed, Model, Recording, Runner, parts, record, relative_error
+from onnxprune.compare.unrounded import unrounded
 from onnxprune.errors import ModelError
-from onnxprune.recording import Feed, Model, Recording, Runner, parts, record, relative_error
 from onnxprune.session import describe
-from onnxprune.unrounded import unrounded
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ def verify(
     """Runs both models on the same inputs (`feeds`, by input name; random ones unless given).
 
     The models run one after the other, so that only one is in memory. `where` is how messages call the models. Of
-    quantised models counts how far they are apart without rounding (see `unrounded.py`), which would hide what is
+    quantised models counts how far they are apart without rounding (`compare/unrounded.py`), which would hide what is
     below its step and magnify what flips it; of models that differ by a little, how far they are apart on the same
-    decisions and in double precision (see `closer.py`).
+    decisions and in double precision (`compare/closer.py`).
     Raises ModelError where the two have other inputs or outputs, or one does not run; LawError where there is nothing
     to prove because an output holds NaN or no finite number.
     """

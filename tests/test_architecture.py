@@ -58,14 +58,15 @@ def test_a_library_is_imported_where_it_belongs(library: str):
 
 LAYERS = [
     ("errors", "links", "labels", "advice", "scopes"),
-    ("axes", "fold", "foreign", "tidy", "quantized"),
-    ("model", "shapes", "intake", "weights", "unrounded"),
-    ("ops", "prepare", "copies"),
+    ("axes", "fold", "tidy", "quantized"),
+    ("model", "shapes", "intake", "weights"),
+    ("ops", "prepare"),
     ("reading",),
     ("groups",),
     ("cost", "gates", "wiring", "structure", "branches", "plan", "methods.magnitude"),
     ("choose", "rewrite"),
     ("session",),
+    ("compare",),
     ("verify",),
     ("proving", "inspection"),
     ("slimming",),

@@ -9,8 +9,8 @@ from test_law import both_sides
 from text_nets import net
 
 from onnxprune.apart import Apart
-from onnxprune.decided import decisions
-from onnxprune.doubled import Doubled, in_double
+from onnxprune.compare.decided import decisions
+from onnxprune.compare.doubled import Doubled, in_double
 from onnxprune.verify import verify
 
 W, U = np.random.default_rng(0).normal(size=(2, 16, 6)).astype(np.float32)

@@ -6,10 +6,10 @@ import onnx
 import pytest
 
 from onnxprune import model
-from onnxprune.binding import BATCH
 from onnxprune.errors import ModelError
-from onnxprune.foreign import SHAPES, Call, Sizes, shapes
 from onnxprune.shapes import Shapes, infer
+from onnxprune.shapes.binding import BATCH
+from onnxprune.shapes.foreign import SHAPES, Call, Sizes, shapes
 
 
 @pytest.fixture(autouse=True)

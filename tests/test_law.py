@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from strategies import describe, models, plans, random_model, random_plan
 
 from onnxprune import gates, groups, model, rewrite
-from onnxprune.foreign import taught
 from onnxprune.plan import Plan, check
+from onnxprune.shapes.foreign import taught
 from onnxprune.verify import Verification
 from onnxprune.verify import verify as compare
 

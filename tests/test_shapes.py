@@ -4,10 +4,10 @@ import pytest
 from text_nets import net
 
 from onnxprune import model
-from onnxprune.binding import BATCH, OTHER, SMALL
 from onnxprune.errors import ModelError
 from onnxprune.shapes import Shapes, infer
-from onnxprune.supposed import FEW
+from onnxprune.shapes.binding import BATCH, OTHER, SMALL
+from onnxprune.shapes.supposed import FEW
 
 
 def shapes(text: str, *, opset: int = 18, **values: list[int]) -> Shapes:
@@ -117,7 +117,7 @@ def test_a_contradiction_that_inference_finds_is_one_line(monkeypatch: pytest.Mo
     def refuse(proto: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
         raise onnx.shape_inference.InferenceError("sizes differ:\n  3\n  4")
 
-    monkeypatch.setattr("onnxprune.binding.infer_shapes", refuse)
+    monkeypatch.setattr("onnxprune.shapes.binding.infer_shapes", refuse)
     with pytest.raises(ModelError, match=r"contradict each other: sizes differ: 3 4$"):
         shapes("net (float[2,3] x) => (float[2,3] y) { y = Relu(x) }")
 
@@ -131,7 +131,7 @@ def test_weights_are_not_copied_to_infer_shapes(monkeypatch: pytest.MonkeyPatch)
         largest = max(largest, proto.ByteSize())
         return infer_shapes(proto, **options)
 
-    monkeypatch.setattr("onnxprune.binding.infer_shapes", watched)
+    monkeypatch.setattr("onnxprune.shapes.binding.infer_shapes", watched)
     infer(
         model.load(
             net("net (float[N,3,8,8] x) => (float[N,400,6,6] y) { y = Conv(x, w) }", w=(400, 3, 3, 3))

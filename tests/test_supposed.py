@@ -9,7 +9,7 @@ from test_law import both_sides
 from text_nets import analysed, because, net, sizes
 
 from onnxprune.shapes import Shapes, infer
-from onnxprune.supposed import FEW
+from onnxprune.shapes.supposed import FEW
 
 TEXT = "net (float[4,6] x, bool[4] flags, float s) => (float[A] y)"
 
@@ -150,7 +150,7 @@ def test_suppositions_that_inference_contradicts_are_dropped(monkeypatch: pytest
             raise onnx.shape_inference.InferenceError("sizes differ")
         return plain(proto, **options)
 
-    monkeypatch.setattr("onnxprune.binding.infer_shapes", strict)
+    monkeypatch.setattr("onnxprune.shapes.binding.infer_shapes", strict)
     found = shapes("n = NonZero(x)  t = Transpose(n)  r = Relu(x)  y = Identity(s)")
     assert "n" not in found.sizes
     assert found.sizes["r"] == ((4, 4), (6, 6))

@@ -8,8 +8,8 @@ from onnx_text import RELU
 from strategies import random_model
 from text_nets import net
 
+from onnxprune.compare.unrounded import unrounded
 from onnxprune.errors import ModelError
-from onnxprune.unrounded import unrounded
 from onnxprune.verify import verify
 
 PAIR = """net (float[N,4] x) => (float[N,4] y) {

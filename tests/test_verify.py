@@ -7,8 +7,8 @@ from small_models import conv_net, images
 from text_nets import net
 
 from onnxprune.apart import take_apart
+from onnxprune.compare.recording import relative_error
 from onnxprune.errors import LawError, ModelError
-from onnxprune.recording import relative_error
 from onnxprune.verify import Verification, verify
 
 

@@ -2,9 +2,9 @@
 
 from onnx import TensorProto
 
-from onnxprune.foreign import Call, Sizes, shapes
 from onnxprune.ops.forms import Form, gated
 from onnxprune.ops.registry import Kept, Node, axes, repair
+from onnxprune.shapes.foreign import Call, Sizes, shapes
 
 
 @axes("Conv")

@@ -5,9 +5,9 @@ from functools import partial
 import onnx
 from onnx import TensorProto, helper
 
-from onnxprune.foreign import Call, Silent, Sizes, shapes
 from onnxprune.ops.forms import Form, gated
 from onnxprune.quantized import MICROSOFT, TABLE, channels_last, quantised
+from onnxprune.shapes.foreign import Call, Silent, Sizes, shapes
 
 HELD = [key for key, form in TABLE.items() if form.multiplies and form.operands[0].zero is not None]
 """Ops that multiply whole numbers after taking a zero point off them."""

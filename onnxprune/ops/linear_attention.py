@@ -2,11 +2,11 @@
 
 from math import sqrt
 
-from onnxprune.foreign import Call, Sizes, shapes
 from onnxprune.links import At, Links, Place, Virtual
 from onnxprune.ops.attention import heads_left
 from onnxprune.ops.microsoft import DOMAIN
 from onnxprune.ops.registry import Kept, Node, Unknown, axes, repair
+from onnxprune.shapes.foreign import Call, Sizes, shapes
 
 
 @axes("LinearAttention")

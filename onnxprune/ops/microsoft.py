@@ -4,7 +4,6 @@ import numpy as np
 from onnx import TensorProto
 from onnx.helper import make_node
 
-from onnxprune.foreign import Call, Silent, Sizes, shapes
 from onnxprune.links import Links
 from onnxprune.ops.conv import conv
 from onnxprune.ops.elementwise import elementwise, names
@@ -12,6 +11,7 @@ from onnxprune.ops.forms import Form, gated
 from onnxprune.ops.linear import gemm, product
 from onnxprune.ops.norm import affine, normalised
 from onnxprune.ops.registry import Kept, Node, Unknown, axes, repair
+from onnxprune.shapes.foreign import Call, Silent, Sizes, shapes
 
 DOMAIN = "com.microsoft"
 

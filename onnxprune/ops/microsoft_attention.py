@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod, sqrt
 
-from onnxprune.foreign import Call, Sizes, shapes
 from onnxprune.links import At, Frozen, Grid, Links, Place, Same, Virtual
 from onnxprune.ops.attention import heads_left, rotated, sizes_left
 from onnxprune.ops.microsoft import DOMAIN
 from onnxprune.ops.registry import Kept, Node, Unknown, axes, repair
+from onnxprune.shapes.foreign import Call, Sizes, shapes
 
 
 def _flat(links: Links, whole: Place, factors: Sequence[Virtual]) -> None:

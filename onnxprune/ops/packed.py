@@ -1,9 +1,9 @@
 """Weights of a few bits: blocks of entries that share a scale, packed into bytes."""
 
-from onnxprune.foreign import Call, Sizes, shapes
 from onnxprune.links import At, Frozen, Grid, Links, Place, Same, Virtual
 from onnxprune.ops.registry import Kept, Node, Unknown, axes, repair
 from onnxprune.quantized import MICROSOFT
+from onnxprune.shapes.foreign import Call, Sizes, shapes
 
 
 @axes("MatMulNBits", domain=MICROSOFT)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnxprune.apart import Apart
-from onnxprune.decided import Decision, Decisions, decisions, given, pairs, telling
-from onnxprune.doubled import Doubled, Unsupported
+from onnxprune.compare.decided import Decision, Decisions, decisions, given, pairs, telling
+from onnxprune.compare.doubled import Doubled, Unsupported
+from onnxprune.compare.recording import Feed, Model, Recording, Runner, parts, record, relative_error
 from onnxprune.errors import LawError, ModelError
-from onnxprune.recording import Feed, Model, Recording, Runner, parts, record, relative_error
 
 log = logging.getLogger(__name__)
 

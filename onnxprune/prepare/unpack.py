@@ -11,9 +11,9 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.lower import ROW, Factors, read_elsewhere
+from onnxprune.prepare.lower import ROW, Factors, read_elsewhere
+from onnxprune.prepare.views import Views, follow, variable
 from onnxprune.shapes import Shapes, Sizes
-from onnxprune.views import Views, follow, variable
 
 Pick = tuple[gs.Tensor, int, bool]
 """What a reader makes, of which entry of the axis, and whether the axis is left, with one entry."""

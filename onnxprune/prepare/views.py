@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.lower import VIEWS, Factors, read_elsewhere
+from onnxprune.prepare.lower import VIEWS, Factors, read_elsewhere
 from onnxprune.shapes import Pair, Shapes, Sizes
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
-from onnxprune.foreign import taught
 from onnxprune.scopes import reads
+from onnxprune.shapes.foreign import taught
 
 STEPS = {"Ceil", "Floor", "Hardmax", "Round", "Sign"}
 """Ops that decide and write it as real numbers."""

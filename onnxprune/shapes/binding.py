@@ -16,9 +16,9 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onn
 
 from onnxprune.errors import ModelError
 from onnxprune.fold import evaluate
-from onnxprune.foreign import taught
 from onnxprune.scopes import bodies, graphs, reads
-from onnxprune.supposed import FEW, declare, suppose
+from onnxprune.shapes.foreign import taught
+from onnxprune.shapes.supposed import FEW, declare, suppose
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.binding import BATCH, Binding, Source, equal
+from onnxprune.shapes.binding import BATCH, Binding, Source, equal
 
 Pair = tuple[int, int]
 """An axis's size at the two bindings of the dynamic sizes; equal where it is static."""

@@ -11,23 +11,23 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.binding import SMALL
-from onnxprune.copies import take_out_copies
-from onnxprune.dequantised import one_node_each
 from onnxprune.fold import evaluate
 from onnxprune.links import Shape
-from onnxprune.lower import lower_conditions, lower_permutations
 from onnxprune.model import Model
 from onnxprune.ops import Node, Value
 from onnxprune.ops.pad import expansion_of
 from onnxprune.ops.recurrent import leave_out_zero_states
 from onnxprune.ops.reshape import target_of
+from onnxprune.prepare.copies import take_out_copies
+from onnxprune.prepare.dequantised import one_node_each
+from onnxprune.prepare.lower import lower_conditions, lower_permutations
+from onnxprune.prepare.sequences import unroll
+from onnxprune.prepare.unpack import unpack_views
+from onnxprune.prepare.views import shorten_views
 from onnxprune.scopes import graphs, one_name_each
-from onnxprune.sequences import unroll
 from onnxprune.shapes import Shapes, infer
+from onnxprune.shapes.binding import SMALL
 from onnxprune.tidy import tidy
-from onnxprune.unpack import unpack_views
-from onnxprune.views import shorten_views
 
 COPIED = 4096
 """Shared initializers of at most this many entries are copied per reader: exporters merge equal biases of unrelated

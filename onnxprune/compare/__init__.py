@@ -1,0 +1,1 @@
+"""How two models are compared, and how closely: what `verify.py` is made of."""
