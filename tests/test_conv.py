@@ -77,3 +77,34 @@ def test_positions_pass_where_each_is_computed_from_itself(kernel: int, pads: in
     assert sizes(analysed(proto)) == ({"w1": 6} if passes else {})
     for checked in both_sides(proto, {"w1": (1, 4)} if passes else {}):
         assert checked.equal
+
+
+@pytest.mark.parametrize("op", ["AveragePool<kernel_shape=[2,1], strides=[2,1]>", "MaxPool<kernel_shape=[2,1]>"])
+def test_a_pool_over_tokens_lets_their_features_pass(op: str):
+    """Funnel transformers shorten their sentence that way."""
+    proto = net(
+        f"""net (float[N,4,5] x) => (float[N,T,2] y) {{
+            a = MatMul(x, w1)  u = Unsqueeze(a, one)  p = {op}(u)  s = Squeeze(p, one)  y = MatMul(s, w2)
+        }}""",
+        values={"one": np.asarray([1])},
+        w1=(5, 6),
+        w2=(6, 2),
+    )
+    assert sizes(analysed(proto)) == {"w1": 6}
+    for checked in both_sides(proto, {"w1": (1, 4)}):
+        assert checked.equal
+
+
+def test_a_convolution_over_tokens_lets_their_features_pass():
+    proto = net(
+        """net (float[N,4,5] x) => (float[N,3,2] y) {
+            a = MatMul(x, w1)  u = Unsqueeze(a, one)  p = Conv(u, w)  s = Squeeze(p, one)  y = MatMul(s, w2)
+        }""",
+        values={"one": np.asarray([1])},
+        w1=(5, 6),
+        w=(1, 1, 2, 1),
+        w2=(6, 2),
+    )
+    assert sizes(analysed(proto)) == {"w1": 6}
+    for checked in both_sides(proto, {"w1": (1, 4)}):
+        assert checked.equal

@@ -1,5 +1,7 @@
 """How channels run through convolutions."""
 
+from collections.abc import Sequence
+
 from onnx import TensorProto
 
 from onnxprune.ops.forms import Form, gated
@@ -12,7 +14,7 @@ def conv(node: Node) -> str:
     groups, in_per_group = node.attr("group", 1), node.shape(1)[1]
     if along_channels(node):
         return "N 1 ~s, 1 1 K, 1 -> N 1 s"
-    s, t = ("*s", "*s") if _pointwise(node) else ("*S", "*T")
+    s, t = positions(node, node.shape(1)[2:])
     if groups == 1:
         return f"N i {s}, o i *K, o -> N o {t}"
     if in_per_group == 1:  # depthwise: the group is the channel
@@ -20,10 +22,17 @@ def conv(node: Node) -> str:
     return f"N (g i) {s}, (g o) i *K, (g o) -> N (g o) {t}"
 
 
-def _pointwise(node: Node) -> bool:
-    """Whether each position is computed from itself alone, so that positions pass as well."""
-    moves = [size - 1 for size in (*(node.shape(1)[2:]), *node.attr("strides", []))]
-    return not any(moves) and not any(node.attr("pads", []))
+def positions(node: Node, kernel: Sequence[int | None]) -> tuple[str, str]:
+    """The axes that a window slides over, of input and output; they pass where each position follows from itself."""
+    count = len(kernel)
+    strides, pads = node.attr("strides", [1] * count), node.attr("pads", [0] * 2 * count)
+    alone = [
+        size == 1 and strides[k] == 1 and not pads[k] and not pads[k + count] for k, size in enumerate(kernel)
+    ]
+    if all(alone) or not any(alone):
+        return ("*s", "*s") if all(alone) else ("*S", "*T")
+    given, made = (" ".join(f"s{k}" if a else f"{n}{k}" for k, a in enumerate(alone)) for n in "ST")
+    return given, made
 
 
 def along_channels(node: Node) -> bool:
