@@ -1,9 +1,12 @@
 """From scores and a ratio to a plan: how many channels of each group stay, and which."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from heapq import heapify, heappop, heappush
+from itertools import islice
 
 import numpy as np
 
@@ -254,9 +257,10 @@ def _fill(
     at_most: bool,
 ) -> list[int]:
     """Steps up, the group furthest below its wish first, while that brings the cost closer to the target."""
+    counts = _climb(fraction, target, ranges, real, counts)
     reached = fraction(counts)
     closed: set[int] = set()
-    while reached < target:
+    while target - reached > NEAR:
         open_groups = [g for g in range(len(counts)) if g not in closed and counts[g] < ranges[g][-1]]
         if not open_groups:
             break
@@ -269,3 +273,48 @@ def _fill(
         else:
             closed.add(g)
     return counts
+
+
+NEAR = 1e-4
+"""How far below the target is close enough to try no more single steps."""
+
+
+def _climb(
+    fraction: Fraction, target: float, ranges: Sequence[list[int]], real: list[float], counts: list[int]
+) -> list[int]:
+    """The first of these steps, as many as stay below the target: found by halving, as each look costs a count."""
+    steps = _steps(ranges, real, counts)
+    order: list[int] = []
+
+    def after(number: int) -> list[int]:
+        taken = Counter(order[:number])
+        return [r[r.index(n) + taken[g]] for g, (r, n) in enumerate(zip(ranges, counts, strict=True))]
+
+    low, high = 0, 1
+    while True:
+        order += islice(steps, high - len(order))
+        high = len(order)
+        if high == low or fraction(after(high)) > target:
+            break
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fraction(after(middle)) > target else (middle, high)
+    return after(low)
+
+
+def _steps(ranges: Sequence[list[int]], real: list[float], counts: list[int]) -> Iterator[int]:
+    """The group that each step is of, while there is one."""
+    at = [r.index(n) for r, n in zip(ranges, counts, strict=True)]
+    waiting = [
+        ((n - w) / r[-1], g)
+        for g, (n, w, r) in enumerate(zip(counts, real, ranges, strict=True))
+        if n < r[-1]
+    ]
+    heapify(waiting)
+    while waiting:
+        _, g = heappop(waiting)
+        yield g
+        at[g] += 1
+        if at[g] + 1 < len(ranges[g]):
+            heappush(waiting, ((ranges[g][at[g]] - real[g]) / ranges[g][-1], g))

@@ -1,5 +1,6 @@
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from onnx_text import RELU
 from small_models import conv_net
 from text_nets import analysed, net
 
-from onnxprune.choose import WIDTHS, Wish, allowed, choose, protected
+from onnxprune.choose import WIDTHS, Wish, allowed, choose, protected, settle
 from onnxprune.cost import CostModel
 from onnxprune.errors import PlanError
 from onnxprune.groups import Groups, Member
@@ -332,3 +333,19 @@ def test_heads_that_are_a_grid_themselves_stay_as_long_as_dims_can_go():
     assert any(len(grid) == 2 and {costs.sizes[g] for g in grid} == {2} for grid in costs.grids)
     scores = {group.name: np.arange(group.size) for group in found}
     assert sorted(choose(found, costs, scores, Wish(0.5, multiple_of=1)).counts(found)) == [2, 2, 4, 4]
+
+
+def test_hundreds_of_groups_take_few_looks_at_the_cost():
+    """Each look is as long as there are groups: one for every step would make large models quadratic."""
+    looks = 0
+    sizes = [100 + k for k in range(400)]
+
+    def fraction(counts: Sequence[float]) -> float:
+        nonlocal looks
+        looks += 1
+        return sum(counts) / sum(sizes)
+
+    counts = settle(fraction, 0.5, [list(range(1, n + 1)) for n in sizes], lambda t: [t * n for n in sizes])
+    assert abs(sum(counts) / sum(sizes) - 0.5) < 2e-4
+    assert max(abs(count / n - 0.5) for count, n in zip(counts, sizes, strict=True)) < 0.01
+    assert looks < 100
