@@ -257,3 +257,30 @@ def test_a_compress_by_a_constant_is_a_gather():
     proto = net(text)
     assert order(proto) == [0, 2]
     assert same_function(proto, prepared(proto))
+
+
+@pytest.mark.parametrize(("step", "group"), [(1, "w1"), (-1, "columns")])
+def test_counting_through_a_flat_value_is_a_reshape(step: int, group: str):
+    """So torch writes `as_strided` of a contiguous tensor with a free batch. Counted backwards it is a choice of entries,
+    of which some can be left out, but the flat value keeps them all.
+    """
+    columns = np.arange(70)[None, ::step]
+    proto = net(
+        """net (float[N,3] x) => (float[N,2] y) {
+            a = MatMul(x, w1)  f = Reshape(a, flat)  s = Shape(a)  n = Gather(s, zero)  r = Range(zero, n, one)
+            m = Mul(r, width)  u = Unsqueeze(m, last)  i = Add(u, columns)  g = Gather(f, i)  y = MatMul(g, w2)
+        }""",
+        values={
+            "flat": np.asarray([-1]),
+            "zero": np.asarray(0),
+            "one": np.asarray(1),
+            "width": np.asarray(70),
+            "last": np.asarray([1]),
+            "columns": np.ascontiguousarray(columns),
+        },
+        w1=(3, 70),
+        w2=(70, 2),
+    )
+    assert sizes(analysed(proto)) == {group: 70}
+    for checked in both_sides(proto, {group: (1, 40)}):
+        assert checked.equal

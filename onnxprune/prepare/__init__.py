@@ -20,7 +20,7 @@ from onnxprune.ops.recurrent import leave_out_zero_states
 from onnxprune.ops.reshape import target_of
 from onnxprune.prepare.copies import take_out_copies
 from onnxprune.prepare.dequantised import one_node_each
-from onnxprune.prepare.lower import lower_conditions, lower_permutations
+from onnxprune.prepare.lower import lower_conditions, lower_counts, lower_permutations
 from onnxprune.prepare.sequences import unroll
 from onnxprune.prepare.unpack import unpack_views
 from onnxprune.prepare.views import shorten_views
@@ -55,6 +55,7 @@ def prepare(model: Model) -> Shapes:
         take_out_copies(graph)
         shapes = infer(graph)
         _fold_fixed(graph, shapes)
+    lower_counts(graph, shapes)
     _write_targets(graph, shapes)
     one_node_each(graph, shapes, COPIED)
     _one_reader_each(graph, shapes)

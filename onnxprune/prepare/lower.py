@@ -36,6 +36,25 @@ def lower_conditions(graph: gs.Graph) -> None:
             node.inputs[1] = gs.Constant(f"{node.outputs[0].name}/chosen", chosen)
 
 
+def lower_counts(graph: gs.Graph, shapes: Shapes) -> None:
+    """Puts a Reshape in place of each Gather whose indices count through all of a flat value: what torch writes for a
+    stride of nothing in a batch of any size.
+    """
+    nodes = []
+    for node in graph.nodes:
+        if node.op == "Gather" and node.attrs.get("axis", 0) == 0 and node.inputs[1].name in shapes.counting:
+            data, index = node.inputs
+            sizes = shapes.sizes[index.name]
+            whole = prod(first for first, _ in sizes), prod(second for _, second in sizes)
+            if shapes.sizes.get(data.name) == (whole,):
+                shape = gs.Variable(f"{node.outputs[0].name}/shape", np.int64)
+                shapes.sizes[shape.name] = ((len(sizes),) * 2,)
+                nodes.append(gs.Node("Shape", shape.name, {}, [index], [shape]))
+                node.op, node.attrs, node.inputs = "Reshape", {}, [data, shape]
+        nodes.append(node)
+    graph.nodes = nodes
+
+
 def lower_permutations(graph: gs.Graph, shapes: Shapes) -> bool:
     """Puts a Gather in place of each chain of views whose whole effect is a permutation inside one static axis; True if
     there was any.

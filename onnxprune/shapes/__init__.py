@@ -24,6 +24,8 @@ class Shapes:
     """Element types as ONNX counts them; a file need not tell those of its inner tensors."""
     fixed: dict[str, np.ndarray] = field(default_factory=dict)
     """Computed values that are the same at both bindings."""
+    counting: set[str] = field(default_factory=set)
+    """Computed values that are 0, 1, 2, ... in the order of their entries, at both bindings."""
     batch: int = 1
     """The batch at which the first sizes hold; costs are divided by it."""
 
@@ -48,4 +50,11 @@ def infer(graph: gs.Graph) -> Shapes:
         certain = name in first.certain and name in second.certain
         if certain and equal(value, second.values[name]):
             shapes.fixed[name] = value
+        elif certain and _counts(value) and _counts(second.values[name]):
+            shapes.counting.add(name)
     return shapes
+
+
+def _counts(value: np.ndarray) -> bool:
+    last = value.size - 1
+    return last > 0 and value.flat[last] == last and np.array_equal(value.reshape(-1), np.arange(value.size))

@@ -297,8 +297,8 @@ def _telling(node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 def _is_weight(tensor: gs.Constant) -> bool:
-    """Float tensors of rank 2 and more never reach the shape arithmetic."""
-    return len(tensor.shape) > 1 and prod(tensor.shape) > 64
+    """Tensors of rank 2 and more, but for indices, never reach the shape arithmetic."""
+    return len(tensor.shape) > 1 and prod(tensor.shape) > 64 and tensor.dtype != np.int64
 
 
 def _element_type(tensor: gs.Constant) -> int:
