@@ -261,7 +261,7 @@ def test_a_compress_by_a_constant_is_a_gather():
 
 @pytest.mark.parametrize(("step", "group"), [(1, "w1"), (-1, "columns")])
 def test_counting_through_a_flat_value_is_a_reshape(step: int, group: str):
-    """So torch writes `as_strided` of a contiguous tensor with a free batch. Counted backwards it is a choice of entries,
+    """So torch writes `as_strided` of a contiguous tensor with a free batch. Counted backwards it chooses entries,
     of which some can be left out, but the flat value keeps them all.
     """
     columns = np.arange(70)[None, ::step]
