@@ -70,19 +70,27 @@ def test_what_a_closed_channel_holds_does_not_matter():
     assert np.isfinite(run(closed, feed)[0]).all()
 
 
-def test_closed_channels_do_not_grow_from_norm_to_norm():
+@pytest.mark.parametrize(
+    ("shape", "norm"),
+    [
+        ("N,3", "LayerNormalization({}, scale)"),
+        ("N,3", "RMSNormalization({}, scale)"),
+        ("N,3,1", "GroupNormalization<num_groups=1>({}, scale, scale)"),
+    ],
+)
+def test_closed_channels_do_not_grow_from_norm_to_norm(shape: str, norm: str):
     """Each block squares what it is given; what a norm makes of closed channels has to stay of the size of the rest."""
-    blocks = "".join(
-        f"n{k} = LayerNormalization(h{k}, scale)  q{k} = Mul(n{k}, n{k})  h{k + 1} = Add(h{k}, q{k}) "
-        for k in range(12)
-    )
-    weights = np.ones((6, 3), np.float32)
-    weights[0] = 1e3
+    first, last = ("MatMul(x, w1)", "MatMul(h12, w2)") if shape == "N,3" else ("Conv(x, w1)", "Conv(h12, w2)")
+    block = f"n{{0}} = {norm.format('h{0}')}  q{{0}} = Mul(n{{0}}, n{{0}})  h{{1}} = Add(h{{0}}, q{{0}}) "
+    blocks = "".join(block.format(k, k + 1) for k in range(12))
+    weights = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    weights[0] *= 1e3
     proto = net(
-        f"net (float[N,3] x) => (float[N,2] y) {{ h0 = Gemm<transB=1>(x, w1)  {blocks}  y = MatMul(h12, w2) }}",
-        values={"w1": weights * np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)},
+        f"net (float[{shape}] x) => (float[{shape.replace('3', '2', 1)}] y) {{ h0 = {first}  {blocks}  y = {last} }}",
+        opset=23,
+        values={"w1": weights.T if shape == "N,3" else weights[..., None]},
         scale=(6,),
-        w2=(6, 2),
+        w2=(6, 2) if shape == "N,3" else (2, 6, 1),
     )
     found = groups.find(model.load(proto))
     (group,) = found

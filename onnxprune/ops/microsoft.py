@@ -122,8 +122,8 @@ def of_open_sums(form: Form) -> None:
     total = form.op("Add", x, skip)
     total = form.op("Add", total, bias) if bias else total
     over = [len(node.shape()) - 1]
-    opened = form.filled(total, 0.0)  # as in other norms
-    y = normalised(form, opened, lambda v: form.mean(v, over), centre=not simplified, epsilon=1e-12)
+    x = form.filled(total, 0.0)
+    y = normalised(form, x, lambda v: form.mean(v, over), centre=not simplified, epsilon=1e-12)
     unread = [form.constant(0.0), form.constant(0.0)]
     form.result(*[affine(form, y, scale, shift), *unread, total][: len(node.outputs)])
 
@@ -153,7 +153,8 @@ def of_open_embeddings(form: Form) -> None:
     if segment:
         total = form.op("Add", total, form.op("Gather", segment, segments))
     last = [-1]  # of words as of their embeddings
-    y = normalised(form, total, lambda v: form.mean_of(form.gate(v), form.mask, last, last), epsilon=1e-12)
+    x = form.filled(total, 0.0)
+    y = normalised(form, x, lambda v: form.mean_of(form.gate(v), form.mask, last, last), epsilon=1e-12)
     form.nodes.append(make_node("EmbedLayerNormalization", form.inputs, ["plain", "index"], domain=DOMAIN))
     form.result(*[affine(form, y, scale, shift), "index", total][: len(form.node.outputs)])
 

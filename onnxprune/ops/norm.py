@@ -93,7 +93,10 @@ def mean_variance_normalization(node: Node) -> str:
 def normalised(
     form: Form, x: str, mean: Callable[[str], str], *, centre: bool = True, epsilon: float = 1e-5
 ) -> str:
-    """X less its mean (if `centre`), over the root of its mean square; `epsilon` where the node gives none."""
+    """X less its mean (if `centre`), over the root of its mean square; `epsilon` where the node gives none.
+
+    Closed entries of x are 0: what they hold is nobody's business, and would grow from norm to norm.
+    """
     x = form.op("Sub", x, mean(x)) if centre else x
     square = form.op("Add", mean(form.op("Mul", x, x)), form.constant(form.node.attr("epsilon", epsilon)))
     return form.op("Div", x, form.op("Sqrt", square))
@@ -113,7 +116,7 @@ def of_open_entries(form: Form) -> None:
     if wide:
         form.element = TensorProto.FLOAT
         x = form.op("Cast", x, to=form.element)
-    x = form.filled(x, 0.0)  # what closed channels hold would grow from layer to layer
+    x = form.filled(x, 0.0)
     y = normalised(form, x, lambda v: form.mean(v, _over(node)), centre=node.op == "LayerNormalization")
     y = form.op("Cast", y, to=given) if wide else y
     form.result(affine(form, y, scale, bias))
@@ -122,7 +125,8 @@ def of_open_entries(form: Form) -> None:
 @gated("InstanceNormalization")
 def of_open_positions(form: Form) -> None:
     rank = len(form.node.shape())
-    y = normalised(form, form.inputs[0], lambda v: form.mean(v, range(2, rank)))
+    x = form.filled(form.inputs[0], 0.0)
+    y = normalised(form, x, lambda v: form.mean(v, range(2, rank)))
     column = form.constant([-1, *[1] * (rank - 2)])
     form.result(affine(form, y, *(form.op("Reshape", p, column) for p in form.inputs[1:])))
 
@@ -135,7 +139,7 @@ def of_open_group_members(form: Form) -> None:
     mask = form.op("Reshape", form.mask, form.constant([1, groups, channels // groups, 1]))
     y = normalised(
         form,
-        form.op("Reshape", x, split),
+        form.op("Reshape", form.filled(x, 0.0), split),
         lambda v: form.mean_of(form.op("Mul", v, mask), mask, (2, 3), (2,)),
     )
     per = form.constant([1, groups, channels // groups if node.opset >= 21 else 1, 1])
