@@ -69,18 +69,10 @@ def verify(
 def compare(recorded: Recording, slim: Model, tolerance: float | None = None) -> Verification:
     """How far `slim` is from the recorded model, as `verify` has it."""
     found = _distance(recorded, slim, tolerance)
-    try:
-        second = _unrounded(slim)
-        first = _unrounded(recorded.model) if second is not None else None
-        if first is not None and second is not None:
-            feeds = [feed for feed, _ in recorded.runs]
-            recorded = record(
-                first, feeds=feeds, provider=recorded.provider, where=recorded.where, optimize=False
-            )
-            slim, rounded = second, found.max_rel_error
-            found = replace(_distance(recorded, slim, tolerance), rounded=rounded)
-    except ModelError as error:
-        log.debug("not compared without rounding: %s", error)
+    real = _without_rounding(recorded, slim, tolerance)
+    if real is not None:
+        recorded, slim, apart = real
+        found = replace(apart, rounded=found.max_rel_error)
     if found.equal:
         return found
     closer = look_closer(recorded, slim, found.max_rel_error, found.tolerance)
@@ -92,6 +84,23 @@ def compare(recorded: Recording, slim: Model, tolerance: float | None = None) ->
         undecided=found.max_rel_error if closer.decided else None,
         single=closer.single if closer.single != closer.max_rel_error else None,
     )
+
+
+def _without_rounding(
+    recorded: Recording, slim: Model, tolerance: float | None
+) -> tuple[Recording, Apart, Verification] | None:
+    """Both models without rounding and how far they are apart; None where they round nothing, or do not run so."""
+    try:
+        second = _unrounded(slim)
+        first = _unrounded(recorded.model) if second is not None else None
+        if first is None or second is None:
+            return None
+        feeds = [feed for feed, _ in recorded.runs]
+        real = record(first, feeds=feeds, provider=recorded.provider, where=recorded.where, optimize=False)
+        return real, second, _distance(real, second, tolerance)
+    except ModelError as error:
+        log.debug("not compared without rounding: %s", error)
+        return None
 
 
 def _unrounded(model: Model) -> Apart | None:

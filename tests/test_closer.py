@@ -75,6 +75,16 @@ def test_a_small_error_is_no_rounding():
     assert not found.equal and 1e-4 < found.max_rel_error < 1e-2
 
 
+def test_a_model_that_rounds_far_worse_is_not_the_same_one():
+    """Equal in double precision, but what the original computes to seven digits this one computes to three."""
+    text = "net (float[N,16] x) => (float[N,6] y) {{ m = MatMul(x, w)  {0} }}"
+    plain = net(text.format("y = Identity(m)"), values={"w": U})
+    coarse = net(text.format("a = Add(m, c)  y = Sub(a, c)"), values={"w": U, "c": np.full((1, 6), 1e4, np.float32)})
+    found = verify(plain, coarse)
+    assert 1e-5 < found.max_rel_error < 1e-2
+    assert not found.equal and found.single is None
+
+
 def test_what_the_evaluator_does_not_know_is_compared_as_it_is():
     def foreign(order: np.ndarray) -> onnx.ModelProto:
         proto = offset(order)

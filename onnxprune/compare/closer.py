@@ -5,7 +5,7 @@ badly conditioned network magnifies, and which turns ties between decisions the 
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,8 +18,14 @@ from onnxprune.errors import LawError, ModelError
 
 log = logging.getLogger(__name__)
 
+Pair = tuple[Decision, Decision]
+
 ROUNDING = 1e-2
 """No larger difference is taken for rounding; and so near must both precisions be to each other in one model."""
+TIMES = 10
+"""So many times farther than the first model is from itself in double precision may the second be from it in single: a
+model that rounds far worse than the original is not the same one.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,18 +45,14 @@ def look_closer(recorded: Recording, slim: Model, apart: float, tolerance: float
     """
     try:
         view = _View(recorded, parts(recorded.model), parts(slim))
-        single = view.apart(view.found) if view.taken else apart
+        single = view.apart(view.found, view.expected) if view.taken else apart
         if single <= tolerance:
             return Closer(single, single, decided=True)
         if single <= ROUNDING:
-            return Closer(view.apart_in_double(), single, decided=bool(view.taken))
+            return Closer(view.apart_in_double(single), single, decided=bool(view.taken))
     except (LawError, ModelError, Unsupported) as error:
         log.debug("no closer look: %s", error)
     return None
-
-
-Pair = tuple[Decision, Decision]
-Values = Mapping[str, np.ndarray]
 
 
 @dataclass
@@ -65,9 +67,9 @@ class _View:
     first: Apart
     second: Apart
     taken: list[Pair] = field(default_factory=list)
-    expected: Sequence[Values] = ()
+    expected: Sequence[Feed] = ()
     """Per run what the first model computes."""
-    found: Sequence[Values] = ()
+    found: Sequence[Feed] = ()
     """The same of the second one."""
 
     def __post_init__(self) -> None:
@@ -109,9 +111,9 @@ class _View:
         ranks = {name: self.expected[0][name].ndim for name in self._names}
         return replace(model, light=given(model.light, ranks, self.types))
 
-    def _run(self, runner: "Runner | Doubled") -> list[Values]:
+    def _run(self, runner: "Runner | Doubled") -> list[Feed]:
         """Per run what a model computes that is given the decisions, and these."""
-        found: list[Values] = []
+        found: list[Feed] = []
         for number, feed in enumerate(self._feeds):
             handed = {name: self.expected[number][name] for name in self._names}
             found.append(handed | dict(zip(runner.interface[1], runner({**feed, **handed}), strict=True)))
@@ -121,26 +123,33 @@ class _View:
         both = zip(self.expected, self.found, strict=True)
         return all(x[a].shape == y[b].shape for x, y in both for a, b in _reads(pair))
 
-    def apart(self, found: Sequence[Values], expected: Sequence[Values] | None = None) -> float:
-        """The largest difference of outputs and of what given decisions follow from."""
+    def apart(self, found: Sequence[Feed], expected: Sequence[Feed], *, of_first: bool = False) -> float:
+        """The largest difference of outputs and of what given decisions follow from; both are the first model's values
+        if `of_first`, else `found` are the second one's.
+        """
         outputs = [(name, name) for name in self.recorded.interface[1] if name not in self._names]
         read = [names for pair in self.taken for names in _reads(pair)]
         return max(
             (
-                _error(x[a], y[b], a)
-                for x, y in zip(expected or self.expected, found, strict=True)
+                _error(x[a], y[a if of_first else b], a)
+                for x, y in zip(expected, found, strict=True)
                 for a, b in dict.fromkeys([*outputs, *read])
             ),
             default=0.0,
         )
 
-    def apart_in_double(self) -> float:
-        """The same in double precision. Raises Unsupported where that is not to be had, or is not the same function."""
+    def apart_in_double(self, single: float) -> float:
+        """The same in double precision; `single` is what it is in single precision. Raises Unsupported where it is not
+        to be had, is not the same function, or says that `single` is more than the first model's own rounding.
+        """
         first, second = (self._run(Doubled(self._given(model))) for model in (self.first, self.second))
-        for (_, values), run in zip(self.recorded.runs, first, strict=True):
-            for name, value in zip(self.recorded.interface[1], values, strict=True):
-                if name not in self._names and not _error(value, run[name], name) <= ROUNDING:
-                    raise Unsupported(f"'{name}' is another one in double precision")
+        outputs = self.recorded.interface[1]
+        plain = [dict(zip(outputs, values, strict=True)) for _, values in self.recorded.runs]
+        own = self.apart(first, self.expected or plain, of_first=True)
+        if not own <= ROUNDING:
+            raise Unsupported("it is another function in double precision")
+        if single > TIMES * own:
+            raise Unsupported(f"{single:.1e} is not the rounding of a model that is {own:.1e} from itself")
         return self.apart(second, first)
 
 

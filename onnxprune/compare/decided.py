@@ -39,20 +39,21 @@ class Decisions:
 def decisions(model: ModelProto) -> Decisions:
     """Finds them. Values of unknown type count as real numbers."""
     types = _types(model)
-    follows = {value.name for value in model.graph.input} - {
-        tensor.name for tensor in model.graph.initializer
-    }
+    fixed = {tensor.name for tensor in model.graph.initializer}
+    follows = {value.name for value in model.graph.input} - fixed
     made = []
+
+    def is_real(name: str) -> bool:
+        return types.get(name, TensorProto.FLOAT) in REAL
+
     for node in model.graph.node:
         read = [name for name in dict.fromkeys(reads(node)) if name in follows]
         if not read or (node.op_type in MEASURES and not node.domain):
             continue
         follows.update(node.output)
-        real = tuple(name for name in read if types.get(name, TensorProto.FLOAT) in REAL)
+        real = tuple(name for name in read if is_real(name))
         steps = node.op_type in STEPS and not node.domain
-        outputs = tuple(
-            name for name in node.output if name and (steps or types.get(name, TensorProto.FLOAT) not in REAL)
-        )
+        outputs = tuple(name for name in node.output if name and (steps or not is_real(name)))
         if real and outputs:
             made.append(Decision(outputs, real))
     return Decisions(tuple(made), types)
@@ -82,8 +83,6 @@ def given(model: ModelProto, names: Mapping[str, int], types: Mapping[str, int])
     for node in copy.graph.node:
         if any(name and name not in names for name in node.output):
             node.output[:] = [f"{name}/own" if name in names else name for name in node.output]
-            nodes.append(node)
-        elif not any(node.output):
             nodes.append(node)
     outputs = [value for value in copy.graph.output if value.name not in names]
     del copy.graph.node[:], copy.graph.output[:]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +104,15 @@ class Runner:
         inputs = declared_inputs(source)
         batch = batch_axes(inputs)
         free = {axis for one in inputs for axis in one.shape if isinstance(axis, str)} - batch
-        refused = None
-        for size in (None, *SIZES) if free else (None,):
-            sizes = dict.fromkeys(free, size) if size else {}
-            for batches in (BATCHES, (1,)) if batch else ((n,) for n in TRIES):
-                try:
-                    return [self._random_run(source, count, seed, sizes) for count in batches]
-                except ModelError as reason:
-                    refused = refused or reason
-        assert refused is not None
-        raise refused
+        every_size = [dict.fromkeys(free, size) for size in SIZES] if free else []
+        counts = (BATCHES, (1,)) if batch else tuple((n,) for n in TRIES)
+        refused: list[ModelError] = []
+        for sizes, batches in product([{}, *every_size], counts):
+            try:
+                return [self._random_run(source, count, seed, sizes) for count in batches]
+            except ModelError as error:
+                refused.append(error)
+        raise refused[0]
 
     def _random_run(self, source: Any, batch: int, seed: int, sizes: Mapping[str, int]) -> Run:
         feed = random_inputs(source, batch=batch, seed=seed + batch, dynamic=sizes)

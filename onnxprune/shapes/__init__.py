@@ -50,11 +50,11 @@ def infer(graph: gs.Graph) -> Shapes:
         certain = name in first.certain and name in second.certain
         if certain and equal(value, second.values[name]):
             shapes.fixed[name] = value
-        elif certain and _counts(value) and _counts(second.values[name]):
+        elif certain and _counts_up(value) and _counts_up(second.values[name]):
             shapes.counting.add(name)
     return shapes
 
 
-def _counts(value: np.ndarray) -> bool:
+def _counts_up(value: np.ndarray) -> bool:
     last = value.size - 1
     return last > 0 and value.flat[last] == last and np.array_equal(value.reshape(-1), np.arange(value.size))
