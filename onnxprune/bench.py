@@ -8,7 +8,6 @@ alike. What is compared are the medians, with an interval from resampled rounds.
 """
 
 import contextlib
-import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import onnx
 import onnxruntime
 
 from onnxprune.errors import DataError, ModelError
+from onnxprune.garbage import uncollected
 from onnxprune.machine import describe_machine
 from onnxprune.peak import peak_mib
 from onnxprune.session import (
@@ -266,7 +266,7 @@ def _interleaved(
     most, least = runs or _MOST_ROUNDS, min(runs or _LEAST_ROUNDS, _LEAST_ROUNDS)
     rng = np.random.default_rng(seed)
     rounds: list[list[float]] = []
-    with _no_garbage_collection():
+    with uncollected():
         begin = time.perf_counter()
         while len(rounds) < most and (len(rounds) < least or time.perf_counter() - begin < seconds):
             took = [0.0] * len(calls)
@@ -278,17 +278,6 @@ def _interleaved(
             if progress is not None:
                 progress(min(1.0, max(len(rounds) / most, (time.perf_counter() - begin) / seconds)))
     return np.array(rounds).T
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _timing(path: str, times: np.ndarray, peak: float | None) -> Timing:

@@ -1,4 +1,4 @@
-"""Python's search for cyclic garbage, paused where many small objects are made and all of them stay."""
+"""Python's search for cyclic garbage, paused where many small objects are made and all stay, or where time is taken."""
 
 import gc
 from collections.abc import Iterator
