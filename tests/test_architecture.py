@@ -57,7 +57,7 @@ def test_a_library_is_imported_where_it_belongs(library: str):
 
 
 LAYERS = [
-    ("errors", "links", "labels", "advice", "scopes"),
+    ("errors", "settle", "links", "labels", "advice", "scopes"),
     ("axes", "fold", "tidy", "quantized"),
     ("model", "shapes", "intake", "weights"),
     ("ops", "prepare"),

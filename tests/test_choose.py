@@ -10,13 +10,14 @@ from onnx_text import RELU
 from small_models import conv_net
 from text_nets import analysed, net
 
-from onnxprune.choose import WIDTHS, Wish, allowed, choose, protected, settle
+from onnxprune.choose import Wish, choose, protected
 from onnxprune.cost import CostModel
 from onnxprune.errors import PlanError
 from onnxprune.groups import Groups, Member
 from onnxprune.methods.magnitude import magnitude
 from onnxprune.ops import RULES
 from onnxprune.plan import Plan, check
+from onnxprune.settle import WIDTHS, allowed, settle
 
 
 def chain(*widths: int) -> onnx.ModelProto:

@@ -15,8 +15,9 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.choose import CLOSE, WIDTHS, allowed, best_first, settle
+from onnxprune.choose import CLOSE, best_first
 from onnxprune.errors import TrainingError
+from onnxprune.settle import WIDTHS, allowed, settle
 
 Latent: TypeAlias = NDArray[np.float32]
 Counts: TypeAlias = NDArray[np.int64]

@@ -52,7 +52,7 @@ class Settings:
     tolerance: float = 0.01  # of the penalty: gates freeze where |ratio - C| is within it
     floor_channels: int = 2
     floor_share: float = 0.05
-    multiple_of: int | str = "auto"  # what kept counts are rounded to at the freeze, see choose.WIDTHS
+    multiple_of: int | str = "auto"  # what kept counts are rounded to at the freeze, see settle.WIDTHS
     task: str = "auto"
     distill: float | None = None
     temperature: float = 2.0
