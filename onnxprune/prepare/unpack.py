@@ -11,8 +11,9 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.prepare.lower import ROW, Factors, read_elsewhere
-from onnxprune.prepare.views import Views, follow, variable
+from onnxprune.prepare.factors import Factors, follow, read_elsewhere
+from onnxprune.prepare.lower import ROW
+from onnxprune.prepare.views import Views, variable
 from onnxprune.shapes import Shapes, Sizes
 
 Pick = tuple[gs.Tensor, int, bool]

@@ -5,14 +5,14 @@ cut out of it. Read op by op, heads that are merged with a batch of unknown size
 one Reshape that cuts, one Transpose, and one Reshape that merges, with or without each of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.prepare.lower import VIEWS, Factors, read_elsewhere
+from onnxprune.prepare.factors import Factors, follow, read_elsewhere
 from onnxprune.shapes import Pair, Shapes, Sizes
 
 
@@ -53,28 +53,6 @@ def _longest(first: gs.Node, shapes: Shapes, pinned: set[str]) -> tuple[Sequence
             longest = chain, views
         between.append([list(axis) for axis in factors.axes])
     return longest
-
-
-def follow(first: gs.Node, shapes: Shapes, pinned: set[str]) -> Iterator[tuple[Sequence[gs.Node], Factors]]:
-    """The chain of views from this node on, one longer each time, and the factors of what the last of it makes; as
-    long as nothing else reads what is in between.
-    """
-    sizes = shapes.sizes.get(first.inputs[0].name)
-    if sizes is None or any(0 in pair for pair in sizes):
-        return
-    factors = Factors(sizes)
-    chain: list[gs.Node] = []
-    node = first
-    while node.op in VIEWS and node.domain in (None, "", "ai.onnx"):
-        target = shapes.sizes.get(node.outputs[0].name)
-        if target is None or not factors.follow(node, target):
-            return
-        chain.append(node)
-        yield tuple(chain), factors
-        readers = node.outputs[0].outputs
-        if len(readers) != 1 or readers[0].inputs[0] is not node.outputs[0] or node.outputs[0].name in pinned:
-            return
-        node = readers[0]
 
 
 @dataclass(frozen=True)
