@@ -100,7 +100,7 @@ RAW = (
 
 VIDEO: dict[str, tuple[int, int, dict[str, Any]]] = {
     "r3d_18": (48, 8, {}), "mc3_18": (48, 8, {}), "r2plus1d_18": (48, 8, {}), "s3d": (224, 16, {}),
-    "swin3d_t": (64, 4, {}),
+    "swin3d_t": (64, 4, {}), "mvit_v1_b": (224, 16, {}), "mvit_v2_s": (224, 16, {}),
 }  # fmt: skip
 """Image size, frames and options by name; MViT cannot be built for less than 16 frames of 224 x 224."""
 
@@ -121,8 +121,9 @@ FORMS = (
 )  # fmt: skip
 
 NEEDS = {
-    "swin3d_t": 17, "raft_small": 16, "transformer_post_norm": 13, "transformer_seq2seq": 14, "tf_efficientnet_b0": 11,
-    "vit_tiny_r_s16_p8_224": 11, "samvit_base_patch16_224": 12, "coatnet_pico_rw_224": 11, "twins_svt_small": 11,
+    "swin3d_t": 17, "mvit_v1_b": 13, "raft_small": 16, "transformer_post_norm": 13, "transformer_seq2seq": 14,
+    "tf_efficientnet_b0": 11, "vit_tiny_r_s16_p8_224": 11, "samvit_base_patch16_224": 12, "coatnet_pico_rw_224": 11,
+    "twins_svt_small": 11,
 }  # fmt: skip
 """The oldest opset that the torchscript exporter can write these in."""
 ONLY_BY = {

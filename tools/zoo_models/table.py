@@ -9,8 +9,6 @@ from zoo_models.case import Case
 MAX_REL_ERROR = 1e-5
 LEEWAY = 0.02
 """How far above Torch-Pruning the MACs kept may be."""
-ASKED = 0.1
-"""Half of the channels leave about a quarter of the MACs: a result below this lost more than was asked for."""
 TRANSIENT = "counter: "
 """An error that starts so says nothing of the peer: the result could not be counted."""
 
@@ -74,8 +72,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def above(row: Row) -> float:
-    """By how much the row keeps more MACs than Torch-Pruning where that one did what was asked; 0 if it did not."""
-    theirs = [row[key] for key in ("tp_macs", "tp_heads_macs") if (row.get(key) or 0.0) >= ASKED]
+    """By how much the row keeps more MACs than Torch-Pruning where that one came to an end; 0 if it did not."""
+    theirs = [row[key] for key in ("tp_macs", "tp_heads_macs") if row.get(key) is not None]
     return row["macs_kept"] - min(theirs) if theirs and row.get("macs_kept") is not None else 0.0
 
 
