@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,16 +31,16 @@ _NUMBERS = (Form.INTS, Form.FLOATS, Form.SCALAR)
 
 
 class Importer:
-    """Builds the GraphModule of one ONNX graph; `run` is called once."""
+    """Builds the GraphModule of one ONNX graph; `run` is called once. `options` are those of `load`."""
 
     def __init__(
         self,
         graph: onnx.GraphProto,
         steps: list[Step],
         types: Mapping[str, onnx.TypeProto],
-        gate_value: Callable[[Tensor], Tensor] | None,
+        options: Mapping[str, Any],
     ) -> None:
-        self.proto, self.steps, self.types, self.gate_value = graph, steps, types, gate_value
+        self.proto, self.steps, self.types, self.options = graph, steps, types, options
         self.graph, self.root = fx.Graph(), nn.Module()
         self.values: dict[str, Value] = {}
         self.tensor_nodes: dict[str, fx.Node] = {}
@@ -261,7 +261,12 @@ class Importer:
         return keywords | self._extras(step)
 
     def _extras(self, step: Step) -> dict[str, Any]:
-        extras = {"n_outputs": len(step.outputs), "gate_value": self.gate_value}
+        output = self.types.get(step.outputs[0], onnx.TypeProto())
+        extras = {
+            "n_outputs": len(step.outputs),
+            "result_type": output.tensor_type.elem_type,
+            **self.options,
+        }
         return {n: v for n, v in extras.items() if n in step.converter.keywords()}
 
 

@@ -6,8 +6,9 @@
 
 A converter's signature is the ONNX schema: inputs positional in the schema's order, attributes keyword-only
 under their ONNX names. A module class takes the attributes in `__init__` and the inputs in `forward`.
-`n_outputs`, not an attribute, tells how many outputs the graph reads; with more than one the converter
-returns a tuple. A function of torch itself, which has no signature to read, is registered with the number of
+A converter may also ask for what is no attribute (`ASKED`): `n_outputs`, how many outputs the graph reads
+(with more than one it returns a tuple), `result_type`, the first output's ONNX element type (0 where shape
+inference knows none), and `gate_value` and `straight_through`, which are arguments of `load`. A function of torch itself, which has no signature to read, is registered with the number of
 its tensor inputs: `converts("Relu", since=6, inputs=1)(torch.relu)`.
 """
 
@@ -25,6 +26,8 @@ from torch import nn
 from onnxprune.to_torch.operands import Form, forms_of, is_module, signature
 
 T = TypeVar("T", bound=Callable[..., Any])
+
+ASKED = frozenset({"n_outputs", "result_type", "gate_value", "straight_through"})
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Converter:
         return forms_of(self.call, inputs)
 
     def keywords(self) -> dict[str, inspect.Parameter]:
-        """The attributes it knows, and `n_outputs` or `gate_value` where it asks for them."""
+        """The attributes it knows, and those of `ASKED` that it wants."""
         if self.inputs is not None:
             return {}
         parameters = signature(self.target).parameters
@@ -60,7 +63,7 @@ class Converter:
         keywords = self.keywords()
         if unknown := sorted(attributes - keywords.keys()):
             return f"attribute {unknown[0]!r} is not supported"
-        needed = {n for n, p in keywords.items() if p.default is p.empty} - {"n_outputs", "gate_value"}
+        needed = {n for n, p in keywords.items() if p.default is p.empty} - ASKED
         if missing := sorted(needed - attributes):
             return f"attribute {missing[0]!r} is missing"
         if outputs > 1 and "n_outputs" not in keywords:

@@ -17,12 +17,15 @@ from onnxprune.to_torch.steps import plan
 
 log = logging.getLogger(__name__)
 
-OPSETS = range(7, 29)
+OPSETS = range(1, 29)
 _STRIP = 1024  # bytes; larger initializers hold no shapes, and shape inference need not copy them
 
 
 def load(
-    source: str | Path | onnx.ModelProto, *, gate_value: Callable[[Tensor], Tensor] | None = None
+    source: str | Path | onnx.ModelProto,
+    *,
+    gate_value: Callable[[Tensor], Tensor] | None = None,
+    straight_through: bool = False,
 ) -> fx.GraphModule:
     """The model as an fx GraphModule, called with the graph's inputs in order.
 
@@ -33,7 +36,8 @@ def load(
     Parameters and buffers carry the initializers' names; initializers shared in the file are shared here. It
     comes in eval mode, where it computes what the file computes; in train mode BatchNormalization uses batch
     statistics and updates its running ones, and Dropout drops. `gate_value` turns the latents `w` of a gated
-    model's Gate nodes into the factor on `x`; by default 1 where `w > 0`, else 0.
+    model's Gate nodes into the factor on `x`; by default 1 where `w > 0`, else 0. With `straight_through`,
+    gradients pass QuantizeLinear as if it did not round, and are 0 where it saturates.
 
     Raises ModelError where the file cannot be read, ConversionError naming every node that PyTorch cannot
     express.
@@ -53,7 +57,8 @@ def load(
         model = deeper
         types = _types(model)
     steps = plan(model.graph, opsets, types)
-    return Importer(model.graph, steps, types, gate_value).run()
+    options = {"gate_value": gate_value, "straight_through": straight_through}
+    return Importer(model.graph, steps, types, options).run()
 
 
 def _read(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
