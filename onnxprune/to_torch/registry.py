@@ -9,7 +9,8 @@ under their ONNX names. A module class takes the attributes in `__init__` and th
 A converter may also ask for what is no attribute (`ASKED`): `n_outputs`, how many outputs the graph reads
 (with more than one it returns a tuple), `result_type`, the first output's ONNX element type (0 where shape
 inference knows none), and `gate_value` and `straight_through`, which are arguments of `load`. A function of
-torch itself, which has no signature to read, is registered with the number of its tensor inputs: `converts("Relu", since=6, inputs=1)(torch.relu)`.
+torch itself, which has no signature to read, is registered with the number of its tensor inputs:
+`converts("Relu", since=6, inputs=1)(torch.relu)`.
 """
 
 import importlib
