@@ -1,9 +1,10 @@
 """From an ONNX graph to an fx graph: node by node, in the file's order."""
 
+import keyword
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -86,10 +87,11 @@ class Importer:
         return stem
 
     def _inputs(self) -> None:
-        held = {i.name for i in self.proto.initializer}
+        held, spoken = {i.name for i in self.proto.initializer}, set[str]()
         for value in self.proto.input:
             if value.name not in held:
-                node = self.graph.placeholder(re.sub(r"\W", "_", value.name) or "x")
+                spoken.add(argument := _argument(value.name, spoken))
+                node = self.graph.placeholder(argument)
                 node.meta["onnx_input"] = value.name
                 self.first_input = self.first_input or node
                 self.values[value.name] = node
@@ -271,6 +273,14 @@ class Importer:
 
 
 _SIZE_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
+
+
+def _argument(name: str, taken: Collection[str]) -> str:
+    """`name` as Python can spell an argument of `forward`."""
+    word = re.sub(r"\W|^(?=\d)", "_", name) or "x"
+    while keyword.iskeyword(word) or word == "self" or word in taken:
+        word += "_"
+    return word
 
 
 def _copy(statistic: Tensor) -> Tensor:
