@@ -86,6 +86,26 @@ def non_zero(x: Tensor) -> Tensor:
     return x.nonzero().t()
 
 
+@converts("Unique", since=11)
+def unique(
+    x: Tensor,
+    *,
+    axis: int | None = None,
+    sorted: int = 1,  # noqa: A002
+    n_outputs: int = 1,
+) -> Tensor | tuple[Tensor, ...]:
+    """The entries, where each first stands, which one each place of `x` holds, and how often."""
+    x = x.reshape(-1) if axis is None else x
+    _, inverse, counts = torch.unique(x, return_inverse=True, return_counts=True, dim=axis or 0)
+    places = torch.arange(len(inverse), device=x.device)
+    first = torch.full_like(counts, len(inverse)).scatter_reduce(0, inverse, places, "amin")
+    if not sorted:
+        order = first.argsort()
+        first, counts, inverse = first[order], counts[order], order.argsort()[inverse]
+    found = x.index_select(axis or 0, first)
+    return (found, first, inverse, counts)[:n_outputs] if n_outputs > 1 else found
+
+
 @converts("ReverseSequence", since=10)
 def reverse_sequence(x: Tensor, lengths: Tensor, *, batch_axis: int = 1, time_axis: int = 0) -> Tensor:
     time = torch.arange(x.shape[time_axis], device=x.device)

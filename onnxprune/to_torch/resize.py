@@ -1,4 +1,4 @@
-"""Resize, by linear maps of one axis after the other, and sampling on a grid."""
+"""Resize, by linear maps of one axis after the other."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -209,13 +209,3 @@ def _cubic(t: Tensor, a: float) -> Tensor:
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
     return torch.where(t <= 1, near, torch.where(t < 2, far, 0))
-
-
-_GRID_MODES = {"linear": "bilinear", "cubic": "bicubic"}
-
-
-@converts("GridSample", since=16)
-def grid_sample(
-    x: Tensor, grid: Tensor, *, mode: str = "linear", padding_mode: str = "zeros", align_corners: int = 0
-) -> Tensor:
-    return F.grid_sample(x, grid, _GRID_MODES.get(mode, mode), padding_mode, bool(align_corners))
