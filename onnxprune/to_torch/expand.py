@@ -3,35 +3,45 @@
 Attention, the losses and the window functions come this way; what a body is made of has converters.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import onnx
 import onnx.inliner
 from onnx import defs
 
+from onnxprune.to_torch.bodies import bodies
 from onnxprune.to_torch.registry import find
+from onnxprune.to_torch.steps import types_of
 
 _DOMAIN = "onnxprune.expanded"
 
 
-def expand(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) -> onnx.ModelProto | None:
-    """`model` with each such op one level deeper, None if it has none; `types` are those of its values."""
+def expand(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """A model after shape inference with each such op one level deeper, None if it has none; `model` is used up."""
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
-    if all(find(n.domain, n.op_type, opsets.get(n.domain, 1)) for n in model.graph.node):
+    written = list(_written_out(model.graph, opsets, {}))
+    if not written:
         return None
-    expanded = onnx.ModelProto()
-    expanded.CopyFrom(model)
-    bodies = {i: body for i, node in enumerate(expanded.graph.node) if (body := _body(node, opsets, types))}
-    if not bodies:
-        return None
-    expanded.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
-    for i, body in bodies.items():
-        node = expanded.graph.node[i]
+    model.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
+    for i, (node, body) in enumerate(written):
         body.name, body.domain = f"{node.op_type}_{i}", _DOMAIN
         node.op_type, node.domain = body.name, body.domain
-        expanded.functions.append(body)
-    return onnx.inliner.inline_selected_functions(expanded, [(_DOMAIN, b.name) for b in bodies.values()])
+        model.functions.append(body)
+    return onnx.inliner.inline_selected_functions(model, [(_DOMAIN, body.name) for _, body in written])
+
+
+def _written_out(
+    graph: onnx.GraphProto, opsets: Mapping[str, int], around: Mapping[str, onnx.TypeProto]
+) -> Iterator[tuple[onnx.NodeProto, onnx.FunctionProto]]:
+    """The nodes to write out, in bodies as well, and what to write."""
+    types = {**around, **types_of(graph)}
+    for node in graph.node:
+        if (body := _body(node, opsets, types)) is not None:
+            yield node, body
+            continue
+        for inner in bodies(node):
+            yield from _written_out(inner, opsets, types)
 
 
 def _body(

@@ -4,7 +4,7 @@ import keyword
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,11 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 
+from onnxprune.errors import ModelError
 from onnxprune.to_torch import sequence, sizes
 from onnxprune.to_torch.operands import Form, dtype_of, is_module, to_tensor
 from onnxprune.to_torch.state import INITIALIZERS, attribute_paths, place, read_initializer, show_names
-from onnxprune.to_torch.steps import Step
+from onnxprune.to_torch.steps import Plan, Step
 from onnxprune.to_torch.values import Constant, Sizes, Value, as_number, is_weight
 
 log = logging.getLogger(__name__)
@@ -32,29 +33,29 @@ _NUMBERS = (Form.INTS, Form.FLOATS, Form.SCALAR)
 
 
 class Importer:
-    """Builds the GraphModule of one ONNX graph; `run` is called once. `options` are those of `load`."""
+    """Builds the GraphModule of a graph, or of a body of one; `run` is called once.
 
-    def __init__(
-        self,
-        graph: onnx.GraphProto,
-        steps: list[Step],
-        types: Mapping[str, onnx.TypeProto],
-        options: Mapping[str, Any],
-    ) -> None:
-        self.proto, self.steps, self.types, self.options = graph, steps, types, options
+    `options` are those of `load`, `weights` the values of the initializers that the graph holds without.
+    """
+
+    def __init__(self, plan: Plan, options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        self.proto, self.steps, self.types = plan.graph, plan.steps, plan.types
+        self.options, self.weights = options, weights
         self.graph, self.root = fx.Graph(), nn.Module()
         self.values: dict[str, Value] = {}
         self.tensor_nodes: dict[str, fx.Node] = {}
-        self.paths = attribute_paths(i.name for i in graph.initializer)
+        self.paths = attribute_paths(i.name for i in self.proto.initializer)
         self.taken = {part for path in self.paths.values() for part in (path, path.split(".")[0])}
         self.modules = self._free("ops")
         self.first_input: fx.Node | None = None
         self.statistics: set[str] = set()
         self.tied: list[str] = []
         self.shape_of = {
-            s.outputs[0]: s.node.input[0] for s in steps if s.node.op_type == "Shape" and not s.attributes
+            s.outputs[0]: s.node.input[0]
+            for s in self.steps
+            if s.node.op_type == "Shape" and not s.attributes
         }
-        self.readers: Counter[str] = Counter(name for step in steps for name in step.node.input)
+        self.readers: Counter[str] = Counter(name for step in self.steps for name, _ in step.reads())
 
     def run(self) -> fx.GraphModule:
         """The module, in eval mode."""
@@ -62,13 +63,58 @@ class Importer:
         self._initializers()
         for step in self.steps:
             self._step(step)
+        outputs = tuple(self._tensor(output.name) for output in self.proto.output)
+        self.graph.output(outputs[0] if len(outputs) == 1 else outputs)
+        return self._finished()
+
+    def run_body(
+        self, outer: "Importer", captured: Sequence[str], numbers: Collection[int] = ()
+    ) -> fx.GraphModule:
+        """A body's module: it takes its inputs, a tensor on the device, and what it captures; a tuple comes back.
+
+        Inputs and outputs at the places `numbers` are Python numbers.
+        """
+        self._inputs()
+        for place_ in numbers:
+            value = self.proto.input[place_]
+            node = self.values[value.name]
+            assert isinstance(node, fx.Node)
+            self.values[value.name] = Sizes(node, dtype_of(value.type.tensor_type.elem_type or _INT64))
+        self.first_input = self.graph.placeholder("on_device_")
+        for name in captured:
+            self._capture(name, outer)
+        for step in self.steps:
+            self._step(step)
+        outputs = [
+            self._number(v.name) if i in numbers else self._tensor(v.name)
+            for i, v in enumerate(self.proto.output)
+        ]
+        self.graph.output(tuple(outputs))
+        return self._finished()
+
+    def _capture(self, name: str, outer: "Importer") -> None:
+        value = outer.values[name]
+        if isinstance(value, Constant):
+            self.values[name] = Constant(value.tensor)
+            return
+        node = self.graph.placeholder(f"captured_{len(self.values)}")
+        self.values[name] = Sizes(node, value.dtype) if isinstance(value, Sizes) else node
+        if name in outer.statistics:
+            self.statistics.add(name)
+
+    def _number(self, name: str) -> Any:
+        """A value as the Python number that it is known to be, else the tensor."""
+        value = self.values[name]
+        if isinstance(value, Constant):
+            return value.tensor.item()
+        return value.node if isinstance(value, Sizes) else value
+
+    def _finished(self) -> fx.GraphModule:
         if self.tied:
             log.warning(
                 "%d running statistics, %r among them, are shared with other nodes and stay as they are in "
                 "training; give every reader its own copy to train them", len(self.tied), self.tied[0],
             )  # fmt: skip
-        outputs = tuple(self._tensor(output.name) for output in self.proto.output)
-        self.graph.output(outputs[0] if len(outputs) == 1 else outputs)
         for node in reversed(self.graph.nodes):
             if not node.users and node.op not in ("placeholder", "output"):
                 self.graph.erase_node(node)
@@ -93,18 +139,19 @@ class Importer:
                 spoken.add(argument := _argument(value.name, spoken))
                 node = self.graph.placeholder(argument)
                 node.meta["onnx_input"] = value.name
-                self.first_input = self.first_input or node
+                if value.type.WhichOneof("value") != "sequence_type":
+                    self.first_input = self.first_input or node
                 self.values[value.name] = node
 
     def _initializers(self) -> None:
         forms: dict[str, set[Form]] = defaultdict(set)
         for step in self.steps:
-            for name, form in zip(step.node.input, step.forms(), strict=True):
+            for name, form in step.reads():
                 forms[name].add(form)
         for output in self.proto.output:
             forms[output.name].add(Form.TENSOR)
         for initializer in self.proto.initializer:
-            tensor, read_as = read_initializer(initializer), forms[initializer.name]
+            tensor, read_as = self._read(initializer), forms[initializer.name]
             path = self.paths[initializer.name]
             if is_weight(tensor) and Form.TENSOR in read_as:
                 place(self.root, path, tensor, trainable=True)
@@ -116,22 +163,38 @@ class Importer:
             else:
                 self.values[initializer.name] = Constant(tensor, path)
 
+    def _read(self, initializer: onnx.TensorProto) -> Tensor:
+        values = self.weights.get(initializer.name)
+        return read_initializer(initializer) if values is None else values
+
     def _get(self, path: str) -> fx.Node:
         return self.graph.create_node("get_attr", path)
 
     def _step(self, step: Step) -> None:
-        inputs = [self.values[name] if name else None for name in step.node.input]
+        inputs = [self._value(name) if name else None for name in step.node.input]
         target = step.converter.target
-        if (fixed := self._fixed_size(step)) is not None:
-            self.values[step.outputs[0]] = fixed
+        if step.bodies:
+            self._control(step, inputs)
+        elif (fixed := self._fixed_size(step)) is not None:
+            self._set(step.outputs[0], fixed)
         elif sized := self._sizes(step, inputs):
-            self.values[step.outputs[0]] = sized
+            self._set(step.outputs[0], sized)
         elif all(v is None or isinstance(v, Constant) for v in inputs) and not (
             is_module(target) or step.node.op_type in _RANDOM | sequence.OPS
         ):
             self._fold(step, inputs)
         else:
             self._call(step)
+
+    def _value(self, name: str) -> Value:
+        if name not in self.values:
+            raise ModelError(f"a node reads {name!r}, which nothing before it makes; export the model again")
+        return self.values[name]
+
+    def _set(self, name: str, value: Value) -> None:
+        """A name that was taken is one of a body that stood in its node's place, and is read no more."""
+        self.values[name] = value
+        self.tensor_nodes.pop(name, None)
 
     def _fixed_size(self, step: Step) -> Constant | None:
         """One size out of a Shape, if the file fixes it; axis 0 stays open, to train with other batches."""
@@ -200,9 +263,31 @@ class Importer:
         with torch.no_grad():
             result = step.converter.target(*arguments, **keywords, **self._extras(step))
         results = result if isinstance(result, tuple) else (result,)
-        self.values.update({name: Constant(r) for name, r in zip(step.outputs, results, strict=True)})
+        for name, value in zip(step.outputs, results, strict=True):
+            self._set(name, Constant(value))
 
-    def _call(self, step: Step) -> None:
+    def _control(self, step: Step, inputs: Sequence[Value | None]) -> None:
+        """A node with bodies: the one that a known condition chooses, in its place; else a module that holds them."""
+        if step.node.op_type == "If" and isinstance(inputs[0], Constant):
+            chosen = step.bodies["then_branch" if inputs[0].tensor.item() else "else_branch"]
+            around, self.types = self.types, chosen.types
+            for inner in chosen.steps:
+                self._step(inner)
+            self.types = around
+            for name, value in zip(step.outputs, chosen.graph.output, strict=False):
+                self._set(name, self._value(value.name))
+            return
+        captured = step.captured()
+        numbers = _PYTHON_NUMBERS.get(step.node.op_type, ())
+        bodies = {
+            name: Importer(body, self.options, self.weights).run_body(self, captured, numbers)
+            for name, body in step.bodies.items()
+        }
+        values = [self._value(name) for name in captured]
+        passed = [v.node if isinstance(v, Sizes) else v for v in values if not isinstance(v, Constant)]
+        self._call(step, bodies, captured=(self.first_input, *passed))
+
+    def _call(self, step: Step, bodies: Mapping[str, nn.Module] | None = None, **given: Any) -> None:
         arguments = tuple(
             self._argument(step, name, form) for name, form in zip(step.node.input, step.forms(), strict=True)
         )
@@ -212,22 +297,23 @@ class Importer:
             path = f"{self.modules}.{step.node.op_type}_{len(self.graph.nodes)}"
             if self.modules not in self.root._modules:
                 self.root.add_module(self.modules, nn.Module())
-            self.root.get_submodule(self.modules).add_module(path.split(".")[1], target(**keywords))
-            node = self.graph.create_node("call_module", path, arguments, name=name)
+            module = target(**keywords, **(bodies or {}))
+            self.root.get_submodule(self.modules).add_module(path.split(".")[1], module)
+            node = self.graph.create_node("call_module", path, arguments, given, name=name)
         else:
             node = self.graph.create_node("call_function", target, arguments, keywords, name=name)
         node.meta["onnx"] = step.node.op_type, step.name
         if len(step.outputs) == 1:
-            self.values[step.outputs[0]] = node
+            self._set(step.outputs[0], node)
             return
         for i, output in enumerate(step.outputs):
             if output:
-                self.values[output] = self.graph.call_function(_item, (node, i))
+                self._set(output, self.graph.call_function(_item, (node, i)))
 
     def _argument(self, step: Step, name: str, form: Form) -> Any:
         if not name:
             return None
-        value = self.values[name]
+        value = self._value(name)
         if form in _NUMBERS and not isinstance(value, fx.Node):
             return value.node if isinstance(value, Sizes) else as_number(value.tensor, form)
         if form is Form.STATISTIC and not (name in self.statistics and self.readers[name] == 1):
@@ -237,7 +323,7 @@ class Importer:
         return self._tensor(name)
 
     def _tensor(self, name: str) -> fx.Node:
-        value = self.values[name]
+        value = self._value(name)
         if isinstance(value, fx.Node):
             return value
         if name not in self.tensor_nodes:
@@ -255,6 +341,8 @@ class Importer:
     def _keywords(self, step: Step) -> dict[str, Any]:
         keywords = {}
         for name, value in step.attributes.items():
+            if isinstance(value, onnx.TypeProto):  # of what an empty optional would hold
+                continue
             if isinstance(value, onnx.TensorProto):
                 path = self._free(f"constant_{name}_{len(self.graph.nodes)}")
                 place(self.root, path, to_tensor(value), trainable=False, persistent=False)
@@ -272,6 +360,8 @@ class Importer:
         return {n: v for n, v in extras.items() if n in step.converter.keywords()}
 
 
+_PYTHON_NUMBERS = {"Loop": (0, 1)}  # which inputs (count, condition) and outputs (condition) of a body
+_INT64 = onnx.TensorProto.INT64
 _SIZE_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 
 

@@ -1,4 +1,6 @@
-"""Sequences of tensors, as Python lists: within the graph only, never its inputs or outputs."""
+"""Sequences of tensors, as Python lists, and optional values, None where they are absent."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +57,22 @@ def concat_from_sequence(sequence: list[Tensor], *, axis: int, new_axis: int = 0
     return torch.stack(sequence, axis) if new_axis else torch.cat(sequence, axis)
 
 
+@converts("Optional", since=15)
+def optional(x: Any = None, *, type: object = None) -> Any:  # noqa: A002  (the schema's name)
+    return x
+
+
+@converts("OptionalHasElement", since=15)
+def optional_has_element(x: Any = None) -> Tensor:
+    return torch.tensor(x is not None, device=x.device if isinstance(x, Tensor) else None)
+
+
+@converts("OptionalGetElement", since=15)
+def optional_get_element(x: Any) -> Any:
+    return x
+
+
 OPS = {
     "SplitToSequence", "SequenceConstruct", "SequenceEmpty", "SequenceAt", "SequenceInsert", "SequenceErase",
-    "SequenceLength", "ConcatFromSequence",
+    "SequenceLength", "ConcatFromSequence", "Optional", "OptionalHasElement", "OptionalGetElement",
 }  # fmt: skip

@@ -6,19 +6,24 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError
+import torch
+from onnx.external_data_helper import uses_external_data
 from torch import Tensor, fx
 
+from onnxprune.apart import Apart, is_apart, take_apart
 from onnxprune.errors import ConversionError, ModelError
+from onnxprune.intake import read
+from onnxprune.to_torch.bodies import graphs, hoist
 from onnxprune.to_torch.expand import expand
 from onnxprune.to_torch.importer import Importer
 from onnxprune.to_torch.registry import find
+from onnxprune.to_torch.state import read_initializer
 from onnxprune.to_torch.steps import plan
 
 log = logging.getLogger(__name__)
 
 OPSETS = range(1, 29)
-_STRIP = 1024  # bytes; larger initializers hold no shapes, and shape inference need not copy them
+_SMALL = 1024  # bytes; larger initializers hold no shapes, and nothing on the way need copy them
 
 
 def load(
@@ -42,32 +47,51 @@ def load(
     Raises ModelError where the file cannot be read, ConversionError naming every node that PyTorch cannot
     express.
     """
-    model = _inline(_read(source))
-    opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
-    if opsets.get("", OPSETS[-1]) not in OPSETS:
+    parts = _read(source)
+    model = parts.light
+    _refuse(model)
+    hoist(model)
+    weights = _weights(parts)
+    model = _inferred(_inline(model))
+    while (deeper := expand(model)) is not None:
+        model = _inferred(deeper)
+    options = {"gate_value": gate_value, "straight_through": straight_through}
+    return Importer(plan(model), options, weights).run()
+
+
+def _read(source: str | Path | onnx.ModelProto) -> Apart:
+    return take_apart(source) if isinstance(source, onnx.ModelProto) else read(Path(source))
+
+
+def _refuse(model: onnx.ModelProto) -> None:
+    """Raises what cannot be said of a node."""
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=OPSETS[-1])
+    if opset not in OPSETS:
         raise ConversionError(
-            f"the model has opset {opsets['']}, PyTorch re-import knows {OPSETS[0]} to {OPSETS[-1]}; "
+            f"the model has opset {opset}, PyTorch re-import knows {OPSETS[0]} to {OPSETS[-1]}; "
             "convert it with onnx.version_converter first"
         )
-    if model.graph.sparse_initializer:
-        name = model.graph.sparse_initializer[0].values.name
-        raise ConversionError(f"initializer {name!r} is sparse; store it dense first")
-    types = _types(model)
-    while (deeper := expand(model, types)) is not None:
-        model = deeper
-        types = _types(model)
-    steps = plan(model.graph, opsets, types)
-    options = {"gate_value": gate_value, "straight_through": straight_through}
-    return Importer(model.graph, steps, types, options).run()
+    for graph in graphs(model.graph):
+        for sparse in graph.sparse_initializer:
+            raise ConversionError(f"initializer {sparse.values.name!r} is sparse; store it dense first")
+        for tensor in graph.initializer:
+            if uses_external_data(tensor) and not is_apart(tensor):
+                raise ModelError(
+                    f"initializer {tensor.name!r} is stored outside the model; give the file's path instead"
+                )
 
 
-def _read(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
-    if isinstance(source, onnx.ModelProto):
-        return source
-    try:
-        return onnx.load(source)
-    except (OSError, DecodeError) as error:
-        raise ModelError(f"{source} cannot be read as an ONNX model: {error}") from None
+def _weights(parts: Apart) -> dict[str, Tensor]:
+    """The large initializers' values; in the model their types and shapes are left."""
+    weights = {name: torch.from_numpy(values) for name, values in parts.weights.items()}
+    for initializer in parts.light.graph.initializer:
+        if initializer.name not in weights and initializer.ByteSize() > _SMALL:
+            weights[initializer.name] = read_initializer(initializer)
+        if initializer.name in weights:
+            name, kind, dims = initializer.name, initializer.data_type, list(initializer.dims)
+            initializer.Clear()
+            initializer.MergeFrom(onnx.TensorProto(name=name, data_type=kind, dims=dims))
+    return weights
 
 
 def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -79,28 +103,10 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.inliner.inline_selected_functions(model, kept, exclude=True)
 
 
-def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
-    """The type of every value that shape inference can tell, without a copy of the large weights."""
-    light = onnx.ModelProto(ir_version=model.ir_version)
-    light.opset_import.extend(model.opset_import)
-    light.functions.extend(model.functions)
-    for field in ("node", "input", "output", "value_info"):
-        getattr(light.graph, field).extend(getattr(model.graph, field))
-    for initializer in model.graph.initializer:
-        small = initializer.ByteSize() <= _STRIP
-        light.graph.initializer.append(
-            initializer
-            if small
-            else onnx.TensorProto(
-                name=initializer.name, dims=initializer.dims, data_type=initializer.data_type
-            )
-        )
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With the type of every value that shape inference can tell."""
     try:
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         log.warning("shape inference failed, shape arithmetic stays on tensors: %s", error)
-        return {}
-    typed = {v.name: v.type for v in (*inferred.input, *inferred.value_info, *inferred.output)}
-    for held in model.graph.initializer:
-        typed[held.name] = onnx.helper.make_tensor_type_proto(held.data_type, held.dims)
-    return typed
+        return model

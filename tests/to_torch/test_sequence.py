@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from onnx import helper
+import torch
+from onnx import TensorProto, helper
 from small import draw, in_onnxruntime, in_torch, model
 
-from onnxprune.errors import ConversionError
 from onnxprune.to_torch import load
 
 NODE = helper.make_node
@@ -46,8 +46,10 @@ def test_entries_come_in_and_go_out_where_they_should(position: int | None, new_
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-def test_a_sequence_that_leaves_the_graph_is_refused() -> None:
-    made = model([NODE("SequenceConstruct", ["x"], ["s"], name="pack")], {"x": [2]}, ["s"])
-    assert made.graph.output[0].type.WhichOneof("value") == "sequence_type"
-    with pytest.raises(ConversionError, match=r"'pack' \(SequenceConstruct-17: 's' is not a tensor\)"):
-        load(made)
+def test_sequences_come_and_go_as_lists() -> None:
+    made = model([NODE("SequenceConstruct", ["x", "x"], ["t"])], {"x": [2]}, ["t"])
+    rows = helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, [2])
+    made.graph.input.append(rows)
+    made.graph.node[0].CopyFrom(NODE("SequenceInsert", ["s", "x"], ["t"]))
+    x, y = torch.ones(2), torch.zeros(2)
+    assert [v.tolist() for v in load(made)(x, [y])] == [[0, 0], [1, 1]]
