@@ -76,8 +76,8 @@ def range_(start: Tensor, limit: Tensor, delta: Tensor, *, stash_type: int = 1) 
 
 @converts("EyeLike", since=9)
 def eye_like(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
-    ones = torch.ones(x.shape, device=x.device, dtype=x.dtype if dtype is None else dtype_of(dtype))
-    return ones.triu(k) - ones.triu(k + 1)
+    ones = torch.ones(x.shape, device=x.device, dtype=torch.bool)
+    return (ones.triu(k) & ones.tril(k)).to(x.dtype if dtype is None else dtype_of(dtype))
 
 
 @converts("Trilu", since=14)

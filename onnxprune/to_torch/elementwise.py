@@ -81,9 +81,6 @@ def mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
 
 @converts("BitShift", since=11)
 def bit_shift(x: Tensor, by: Tensor, *, direction: str) -> Tensor:
-    if x.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch shifts only uint8 and signed integers
-        wide, places = x.to(torch.int64), by.to(torch.int64)
-        return (wide << places if direction == "LEFT" else wide >> places).to(x.dtype)
     return x << by if direction == "LEFT" else x >> by
 
 

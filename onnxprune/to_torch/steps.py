@@ -10,6 +10,7 @@ from onnxprune.errors import ConversionError
 from onnxprune.to_torch.bodies import reads
 from onnxprune.to_torch.operands import DTYPES, Form
 from onnxprune.to_torch.registry import Converter, find
+from onnxprune.to_torch.unsigned import WIDE_UNSIGNED
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ class _Planner:
         domain = "" if node.domain == "ai.onnx" else node.domain
         opset = self.opsets.get(domain, 1)
         converter = find(domain, node.op_type, opset)
-        attributes = {a.name: _attribute(a) for a in node.attribute}
+        if not domain and _wide_unsigned(node, types):
+            converter = find(WIDE_UNSIGNED, node.op_type, opset) or converter
+        attributes = {a.name: _attribute(a) for a in node.attribute if a.name not in _WITHOUT_MEANING}
         reason: str | None = "no converter"
         if converter is not None:
             given = [bool(name) for name in node.input]
@@ -127,15 +130,16 @@ def _untyped(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) -> str |
         code = value.tensor_type.elem_type
         if code and code not in DTYPES:
             return f"PyTorch has no element type {onnx.TensorProto.DataType.Name(code)}"
-        if code in _WIDE_UNSIGNED and node.op_type in _NOT_ON_WIDE_UNSIGNED:
-            return f"PyTorch does not compute on {onnx.TensorProto.DataType.Name(code)}"
     return None
 
 
+def _wide_unsigned(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) -> bool:
+    codes = {types.get(name, onnx.TypeProto()).tensor_type.elem_type for name in (*node.input, *node.output)}
+    return not codes.isdisjoint(_WIDE_UNSIGNED)
+
+
 _WIDE_UNSIGNED = (onnx.TensorProto.UINT16, onnx.TensorProto.UINT32, onnx.TensorProto.UINT64)
-_NOT_ON_WIDE_UNSIGNED = {
-    "Add", "Sub", "Div", "Mod", "BitwiseNot", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
-}  # fmt: skip
+_WITHOUT_MEANING = {"consumed_inputs"}  # before opset 6: which inputs an engine may overwrite
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
