@@ -115,6 +115,9 @@ class Importer:
                 "%d running statistics, %r among them, are shared with other nodes and stay as they are in "
                 "training; give every reader its own copy to train them", len(self.tied), self.tied[0],
             )  # fmt: skip
+        for name, value in self.values.items():
+            if isinstance(value, fx.Node):
+                value.meta["onnx_type"] = self.types.get(name)
         for node in reversed(self.graph.nodes):
             if not node.users and node.op not in ("placeholder", "output"):
                 self.graph.erase_node(node)
