@@ -12,11 +12,11 @@ from onnxprune.to_torch.registry import converts
 for _op, _since, _function in (
     ("HardSwish", 14, F.hardswish),
     ("Mish", 18, F.mish),
-    ("Relu", 6, torch.relu),
-    ("Sigmoid", 6, torch.sigmoid),
+    ("Relu", 1, torch.relu),
+    ("Sigmoid", 1, torch.sigmoid),
     ("Softplus", 1, F.softplus),
     ("Softsign", 1, F.softsign),
-    ("Tanh", 6, torch.tanh),
+    ("Tanh", 1, torch.tanh),
 ):
     converts(_op, since=_since, inputs=1)(_function)
 
@@ -26,7 +26,7 @@ def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return F.celu(x, alpha)
 
 
-@converts("Elu", since=6)
+@converts("Elu", since=1)
 def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return F.elu(x, alpha)
 
@@ -36,12 +36,12 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     return F.gelu(x, approximate=approximate)
 
 
-@converts("HardSigmoid", since=6)
+@converts("HardSigmoid", since=1)
 def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
     return torch.clamp(alpha * x + beta, 0, 1)
 
 
-@converts("LeakyRelu", since=6)
+@converts("LeakyRelu", since=1)
 def leaky_relu(x: Tensor, *, alpha: float = 0.01) -> Tensor:
     return F.leaky_relu(x, alpha)
 

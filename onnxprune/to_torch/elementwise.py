@@ -10,7 +10,7 @@ from onnxprune.to_torch.operands import Scalar
 from onnxprune.to_torch.registry import converts
 
 _UNARY: tuple[tuple[str, int, Callable[[Tensor], Tensor]], ...] = (
-    ("Abs", 6, torch.abs),
+    ("Abs", 1, torch.abs),
     ("Acos", 7, torch.acos),
     ("Acosh", 9, torch.acosh),
     ("Asin", 7, torch.asin),
@@ -18,22 +18,22 @@ _UNARY: tuple[tuple[str, int, Callable[[Tensor], Tensor]], ...] = (
     ("Atan", 7, torch.atan),
     ("Atanh", 9, torch.atanh),
     ("BitwiseNot", 18, torch.bitwise_not),
-    ("Ceil", 6, torch.ceil),
+    ("Ceil", 1, torch.ceil),
     ("Cos", 7, torch.cos),
     ("Cosh", 9, torch.cosh),
     ("Erf", 9, torch.erf),
-    ("Exp", 6, torch.exp),
-    ("Floor", 6, torch.floor),
+    ("Exp", 1, torch.exp),
+    ("Floor", 1, torch.floor),
     ("IsNaN", 9, torch.isnan),
-    ("Log", 6, torch.log),
-    ("Neg", 6, torch.neg),
+    ("Log", 1, torch.log),
+    ("Neg", 1, torch.neg),
     ("Not", 1, torch.logical_not),
-    ("Reciprocal", 6, torch.reciprocal),
+    ("Reciprocal", 1, torch.reciprocal),
     ("Round", 11, torch.round),
     ("Sign", 9, torch.sign),
     ("Sin", 7, torch.sin),
     ("Sinh", 9, torch.sinh),
-    ("Sqrt", 6, torch.sqrt),
+    ("Sqrt", 1, torch.sqrt),
     ("Tan", 7, torch.tan),
 )
 _BINARY: tuple[tuple[str, int, Callable[[Tensor, Tensor], Tensor]], ...] = (
@@ -84,22 +84,22 @@ def bit_shift(x: Tensor, by: Tensor, *, direction: str) -> Tensor:
     return x << by if direction == "LEFT" else x >> by
 
 
-@converts("Sum", since=8)
+@converts("Sum", since=1)
 def sum_(*xs: Tensor) -> Tensor:
     return functools.reduce(torch.add, xs)
 
 
-@converts("Mean", since=8)
+@converts("Mean", since=1)
 def mean(*xs: Tensor) -> Tensor:
     return functools.reduce(torch.add, xs) / len(xs)
 
 
-@converts("Max", since=8)
+@converts("Max", since=1)
 def max_(*xs: Tensor) -> Tensor:
     return functools.reduce(torch.maximum, xs)
 
 
-@converts("Min", since=8)
+@converts("Min", since=1)
 def min_(*xs: Tensor) -> Tensor:
     return functools.reduce(torch.minimum, xs)
 

@@ -66,7 +66,7 @@ class BatchNormalization14(BatchNormalization):
         return (y, new_mean, new_var)[: self.n_outputs] if self.n_outputs > 1 else y
 
 
-@converts("InstanceNormalization", since=6)
+@converts("InstanceNormalization", since=1)
 def instance_normalization(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
     return torch.instance_norm(x, scale, bias, None, None, True, 0.0, epsilon, torch.backends.cudnn.enabled)
 

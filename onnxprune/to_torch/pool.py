@@ -87,7 +87,7 @@ def _covering(
     return [*pads[:rank], *ends]
 
 
-@converts("AveragePool", since=7)
+@converts("AveragePool", since=1)
 def average_pool(
     x: Tensor,
     *,
@@ -128,7 +128,7 @@ def lp_pool(
     x: Tensor,
     *,
     kernel_shape: Sequence[int],
-    p: int = 2,
+    p: float = 2,
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
@@ -154,8 +154,8 @@ def global_max_pool(x: Tensor) -> Tensor:
     return x.amax(tuple(range(2, x.dim())), keepdim=True)
 
 
-@converts("GlobalLpPool", since=2)
-def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
+@converts("GlobalLpPool", since=1)
+def global_lp_pool(x: Tensor, *, p: float = 2) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(x, p, tuple(range(2, x.dim())), keepdim=True)
     return norm
 

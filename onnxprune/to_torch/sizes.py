@@ -137,7 +137,7 @@ def quotient(a: int, b: int) -> int:
 
 
 def _elementwise(op: str, function: Callable[..., int]) -> None:
-    def rule(*operands: Value) -> Value:
+    def rule(*operands: Value, axis: int | None = None, broadcast: int = 0) -> Value:
         return _aligned(function, *operands)
 
     rule.__name__ = rule.__qualname__ = op.lower() + "_"
