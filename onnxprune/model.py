@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
+from onnx.external_data_helper import uses_external_data
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
@@ -175,6 +176,7 @@ _FILE_FACTS = (
 def save(model: Model | onnx.ModelProto | Apart, path: str | Path, *, force: bool = True) -> int:
     """Writes the model and returns its bytes on disk, external data included.
 
+    Values that a protobuf holds and yet says to lie in a file (`to_torch.write_back` of a path) go there.
     Written beside the target first and renamed, so that an interrupted run leaves the old file or the new one.
     Raises OutputError.
     """
@@ -196,6 +198,11 @@ def save(model: Model | onnx.ModelProto | Apart, path: str | Path, *, force: boo
 
 
 def _write(model: onnx.ModelProto | Apart, path: Path) -> None:
+    if isinstance(model, onnx.ModelProto) and any(map(uses_external_data, model.graph.initializer)):
+        laid_out = onnx.ModelProto()
+        laid_out.CopyFrom(model)
+        onnx.save(laid_out, path)
+        return
     if isinstance(model, onnx.ModelProto) and model.ByteSize() < TWO_GIB:
         path.write_bytes(model.SerializeToString())
         return

@@ -158,7 +158,8 @@ def summary(results: Results, steps: Sequence[str], names: Sequence[str]) -> str
         worst = max((v for row in good for k, v in row.items() if k.startswith("error_of")), default=0.0)
         lines.append(f"{step}: {len(good)} of {len(rows)} exports within {TOLERANCE:g}, worst of these {worst:.1e}.")
         failed += [f"| {row['name']} | {step} | {row['error']} |" for row in rows if "error" in row]
-    return "\n\n".join(["# to_torch on the zoo", *lines, "\n".join(["| export | step | why not |", "|---|---|---|", *failed])])
+    table = "\n".join(["| export | step | why not |", "|---|---|---|", *failed])
+    return "\n\n".join(["# to_torch on the zoo", *lines, table])
 
 
 def main() -> int:

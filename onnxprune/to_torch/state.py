@@ -1,7 +1,8 @@
 """Initializers as module state: where each is kept, and back into the graph.
 
 A tensor is kept under its initializer's name, dots opening submodules, so that `state_dict()` has the names
-of the graph. A name that Python or nn.Module cannot hold ("", "forward", "a" beside "a.b") is kept under
+of the graph. A name that Python or nn.Module cannot hold ("", "forward", "a" beside "a.b"), and one that
+PyTorch's own exporter would give to something else when the module is exported again ("val_9"), is kept under
 another one; `show_names` still gives it its own name in every state_dict.
 """
 
@@ -9,13 +10,17 @@ import keyword
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 from torch import Tensor, fx, nn
 
 from onnxprune.errors import ConversionError, ModelError, TrainingError
+from onnxprune.to_torch.bodies import initializers
 from onnxprune.to_torch.operands import to_bytes, to_tensor
 
 INITIALIZERS = "onnx_initializers"  # GraphModule.meta key: initializer name -> attribute path
@@ -30,13 +35,17 @@ def attribute_paths(names: Iterable[str]) -> dict[str, str]:
     paths: dict[str, str] = {}
     for name in names:
         path, attempt = name, 0
-        if name in prefixes or not all(map(_is_attribute, name.split("."))):
+        if name in prefixes or _EXPORTERS_OWN.fullmatch(name) or not all(map(_is_attribute, name.split("."))):
             stem = "tensor_" + re.sub(r"\W", "_", name)
             while (path := f"{stem}_{attempt}") in taken:
                 attempt += 1
             taken.add(path)
         paths[name] = path
     return paths
+
+
+_EXPORTERS_OWN = re.compile(r"val_\d+")
+"""Taken, they make torch.onnx.export (PyTorch 2.15) write a file in which two values have one name."""
 
 
 def _is_attribute(part: str) -> bool:
@@ -71,12 +80,15 @@ def place(root: nn.Module, path: str, tensor: Tensor, *, trainable: bool, persis
         root.register_buffer(leaf, tensor, persistent=persistent)
 
 
-def write_back(module: nn.Module, model: onnx.ModelProto) -> onnx.ModelProto:
+def write_back(module: nn.Module, model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
     """A copy of `model` whose initializers hold the values that `module` has now; nothing else differs.
 
+    >>> onnxprune.model.save(write_back(module, "resnet18.onnx"), "trained.onnx")
+
     `module` is what `load` made of `model`, trained or not, on any device, compiled or data-parallel. A
-    tensor whose bits did not change keeps its encoding. ModelError if `module` comes from another model;
-    TrainingError, naming the tensor, where training left NaN or infinity.
+    tensor whose bits did not change keeps its encoding. Of a file's path, external data stay external: saved,
+    they lie in files of the same names beside the new model, at the same places. ModelError if
+    `module` comes from another model; TrainingError, naming the tensor, where training left NaN or infinity.
     """
     while not isinstance(module, fx.GraphModule) and isinstance(inner := _wrapped(module), nn.Module):
         module = inner
@@ -87,16 +99,34 @@ def write_back(module: nn.Module, model: onnx.ModelProto) -> onnx.ModelProto:
         raise ModelError("the module was not made by to_torch.load; pass the GraphModule that load returned")
     tensors = {**dict(module.named_buffers(remove_duplicate=False)),
                **dict(module.named_parameters(remove_duplicate=False))}  # fmt: skip
-    written = onnx.ModelProto()
-    written.CopyFrom(model)
-    unknown = set(paths) - {i.name for i in written.graph.initializer}
-    if unknown:
+    written = _copy(model)
+    known = initializers(written)
+    if unknown := set(paths) - set(known):
         raise ModelError(
             f"the model has no initializer {min(unknown)!r}; write back into the model that was loaded"
         )
-    for initializer in written.graph.initializer:
-        if initializer.name in paths:
-            _write(initializer, tensors[paths[initializer.name]].detach())
+    for name, path in paths.items():
+        _write(known[name], name, tensors[path].detach())
+    return written
+
+
+def _copy(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
+    """The model with all its values; of those that lie beside a file it is still said where."""
+    if isinstance(model, onnx.ModelProto):
+        written = onnx.ModelProto()
+        written.CopyFrom(model)
+        return written
+    try:
+        written = onnx.load(model, load_external_data=False)
+        for tensor in initializers(written).values():
+            if uses_external_data(tensor):
+                entries = onnx.TensorProto(external_data=tensor.external_data)
+                load_external_data_for_tensor(tensor, str(Path(model).parent))
+                tensor.data_location = onnx.TensorProto.EXTERNAL
+                tensor.ClearField("external_data")
+                tensor.external_data.extend(entries.external_data)
+    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{model} cannot be read as an ONNX model: {error}") from None
     return written
 
 
@@ -105,27 +135,34 @@ def _wrapped(module: nn.Module) -> object:
     return getattr(module, "_orig_mod", None) or getattr(module, "module", None)
 
 
-def _write(initializer: onnx.TensorProto, tensor: Tensor) -> None:
-    if initializer.data_location == onnx.TensorProto.EXTERNAL:
+def _write(initializer: onnx.TensorProto, name: str, tensor: Tensor) -> None:
+    if uses_external_data(initializer) and not initializer.HasField("raw_data"):
         raise ModelError(
-            f"initializer {initializer.name!r} is stored outside the model; load its external data first"
+            f"initializer {name!r} is stored outside the model; write back into the file's path instead"
         )
-    before = to_tensor(initializer)
+    before = _stored(initializer)
     if before.shape != tensor.shape or before.dtype != tensor.dtype:
         raise ModelError(
-            f"initializer {initializer.name!r} is {before.dtype}{list(before.shape)} in the model and "
+            f"initializer {name!r} is {before.dtype}{list(before.shape)} in the model and "
             f"{tensor.dtype}{list(tensor.shape)} in the module; write back into the model that was loaded"
         )
     new = to_bytes(tensor)
     if new == to_bytes(before):
         return
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        raise TrainingError(
-            f"weight {initializer.name!r} holds NaN or infinity; train with a lower learning rate"
-        )
+        raise TrainingError(f"weight {name!r} holds NaN or infinity; train with a lower learning rate")
     for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
         initializer.ClearField(field)
     initializer.raw_data = new
+
+
+def _stored(initializer: onnx.TensorProto) -> Tensor:
+    """The tensor as the model has it, wherever it will be saved."""
+    if not uses_external_data(initializer):
+        return to_tensor(initializer)
+    plain = onnx.TensorProto(data_type=initializer.data_type, dims=initializer.dims)
+    plain.raw_data = initializer.raw_data
+    return to_tensor(plain)
 
 
 def read_initializer(initializer: onnx.TensorProto) -> Tensor:

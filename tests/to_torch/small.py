@@ -1,6 +1,7 @@
 """Small ONNX models for the tests here, and both engines' answers."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,18 @@ def draw(*shape: int, seed: int = 0) -> Array:
 
 
 def in_onnxruntime(proto: onnx.ModelProto, *inputs: Array) -> list[Array]:
+    return _run(proto.SerializeToString(), *inputs)
+
+
+def in_onnxruntime_file(path: Path, *inputs: Array) -> list[Array]:
+    return _run(str(path), *inputs)
+
+
+def _run(source: bytes | str, *inputs: Array) -> list[Array]:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
     return list(session.run(None, dict(zip(names, inputs, strict=True))))
 

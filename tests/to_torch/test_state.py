@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -7,9 +8,10 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from small import cnn, draw, in_onnxruntime, in_torch, model
+from small import cnn, draw, in_onnxruntime, in_onnxruntime_file, in_torch, model
 
 from onnxprune.errors import ModelError, TrainingError
+from onnxprune.model import save
 from onnxprune.to_torch import load, write_back
 from onnxprune.to_torch.operands import to_bytes, to_tensor
 
@@ -169,12 +171,37 @@ def test_refuses_a_module_of_another_origin() -> None:
         write_back(torch.nn.Linear(2, 2), cnn())
 
 
-def test_values_kept_outside_the_model_must_be_loaded_first() -> None:
+def test_values_kept_outside_a_model_in_memory_want_the_path() -> None:
     made = cnn()
     module = load(made)
     made.graph.initializer[0].data_location = TensorProto.EXTERNAL
-    with pytest.raises(ModelError, match="outside the model"):
+    made.graph.initializer[0].ClearField("raw_data")
+    with pytest.raises(ModelError, match="write back into the file's path"):
         write_back(module, made)
+
+
+def test_external_data_stay_where_they_lie(tmp_path: Path) -> None:
+    path, out = tmp_path / "m.onnx", tmp_path / "out" / "m.onnx"
+    out.parent.mkdir()
+    onnx.save(cnn(), path, save_as_external_data=True, size_threshold=100, location="weights")
+    module = load(path)
+    save(write_back(module, path), out)
+    assert [(out.parent / name).read_bytes() for name in ("m.onnx", "weights")] == [
+        (tmp_path / name).read_bytes() for name in ("m.onnx", "weights")
+    ]
+    with torch.no_grad():
+        module.get_parameter("stem.conv.weight").add_(1)
+    save(write_back(module, path), out)
+    assert out.read_bytes() == path.read_bytes()  # the same places in a file of other bytes
+    assert (out.parent / "weights").read_bytes() != (tmp_path / "weights").read_bytes()
+    x = draw(2, 3, 8, 8)
+    np.testing.assert_allclose(in_torch(module, x)[0], in_onnxruntime_file(out, x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_that_is_none_is_an_error_of_one_line(tmp_path: Path) -> None:
+    module = load(cnn())
+    with pytest.raises(ModelError, match=r"gone\.onnx cannot be read"):
+        write_back(module, tmp_path / "gone.onnx")
 
 
 @pytest.mark.parametrize(
