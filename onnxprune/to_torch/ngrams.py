@@ -39,7 +39,9 @@ def tf_idf_vectorizer(
                 counts = counts.index_add(1, columns, hits.sum(1).to(counts.dtype))
     result = counts if mode != "IDF" else (counts > 0).to(counts.dtype)
     if weights is not None and mode != "TF":
-        result = result * torch.tensor(weights, device=x.device)
+        by_column = dict(zip(ngram_indexes, weights, strict=True))
+        factors = [by_column.get(column, 0.0) for column in range(result.shape[1])]
+        result = result * torch.tensor(factors, device=x.device)
     return result.reshape(*x.shape[:-1], -1)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from onnxprune.to_torch import activation, elementwise, linear, norm, pool, reduce, resize
 from onnxprune.to_torch.constant import cast
 from onnxprune.to_torch.join import pad, split_18
-from onnxprune.to_torch.operands import Ints, Scalar, Statistic, number
+from onnxprune.to_torch.operands import Floats, Scalar, Statistic, floats, number
 from onnxprune.to_torch.registry import converts
 from onnxprune.to_torch.reshape import reshape
 
@@ -123,13 +123,15 @@ def concat_1(*xs: Tensor, axis: int = 1) -> Tensor:
 @converts("Split", since=1)
 def split_1(
     x: Tensor,
-    sizes: Ints | None = None,
+    sizes: Floats | None = None,
     *,
     axis: int = 0,
     split: Sequence[int] | None = None,
     n_outputs: int = 1,
 ) -> Tensor | tuple[Tensor, ...]:
-    return split_18(x, split if sizes is None else sizes, axis=axis, n_outputs=n_outputs)
+    """`sizes` have the type of `x`."""
+    parts = split if sizes is None else [int(size) for size in floats(sizes)]
+    return split_18(x, parts, axis=axis, n_outputs=n_outputs)
 
 
 @converts("Pad", since=1)
