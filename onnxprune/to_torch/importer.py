@@ -256,7 +256,7 @@ class Importer:
 
     def _fold(self, step: Step, inputs: list[Value | None]) -> None:
         arguments = [
-            None if value is None else as_number(value.tensor, form) if form in _NUMBERS else value.tensor
+            None if value is None else as_number(value.tensor, form)
             for value, form in zip(inputs, step.forms(), strict=True)
             if value is None or isinstance(value, Constant)
         ]
@@ -317,8 +317,10 @@ class Importer:
         if not name:
             return None
         value = self._value(name)
-        if form in _NUMBERS and not isinstance(value, fx.Node):
-            return value.node if isinstance(value, Sizes) else as_number(value.tensor, form)
+        if isinstance(value, Constant) and not isinstance(known := as_number(value.tensor, form), Tensor):
+            return known
+        if isinstance(value, Sizes) and (form in _NUMBERS or (form is Form.INDEX and self._rank(name) == 0)):
+            return value.node
         if form is Form.STATISTIC and not (name in self.statistics and self.readers[name] == 1):
             if not (isinstance(value, fx.Node) and value.op == "placeholder"):
                 self.tied.append(name)

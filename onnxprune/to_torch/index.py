@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from onnxprune.to_torch.conv import pad_spatial
-from onnxprune.to_torch.operands import Ints, ints
+from onnxprune.to_torch.operands import Index, Ints, ints
 from onnxprune.to_torch.registry import converts
 
 
@@ -19,7 +19,9 @@ def _wrapped(indices: Tensor, size: int) -> Tensor:
 
 
 @converts("Gather", since=1)
-def gather(data: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
+def gather(data: Tensor, indices: Index, *, axis: int = 0) -> Tensor:
+    if isinstance(indices, int):
+        return data.select(axis, indices)
     axis = axis % data.dim()
     flat = data.index_select(axis, _wrapped(indices, data.shape[axis]).reshape(-1))
     return flat.reshape(data.shape[:axis] + indices.shape + data.shape[axis + 1 :])

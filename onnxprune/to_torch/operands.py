@@ -30,6 +30,7 @@ class Form(Enum):
     INTS = "a flat list of ints"
     FLOATS = "a flat list of floats"
     SCALAR = "one number"
+    INDEX = "a number where it is known and of rank 0, else a tensor"
 
 
 Fixed = Annotated[Tensor, Form.FIXED]
@@ -37,6 +38,7 @@ Statistic = Annotated[Tensor, Form.STATISTIC]
 Ints = Annotated[Tensor | Sequence[int], Form.INTS]
 Floats = Annotated[Tensor | Sequence[float], Form.FLOATS]
 Scalar = Annotated[Tensor | float, Form.SCALAR]
+Index = Annotated[Tensor | int, Form.INDEX]
 
 
 def form_of(annotation: Any) -> Form:

@@ -70,15 +70,28 @@ def unsqueeze(data: Value, axes: Any = (0,)) -> Value:
     return _many(data)
 
 
-@_rule("Squeeze", "ReduceProd")
-def squeeze(data: Value, axes: Any = (0,), *, keepdims: int = 0) -> Value:
-    result = math.prod(_many(data))
-    return [result] if keepdims else result
+@_rule("Squeeze")
+def squeeze(data: Value, axes: Any = (0,)) -> Value:
+    return _many(data)[0]
 
 
-@_rule("ReduceSum")
-def total(data: Value, axes: Any = (0,), *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Value:
-    return [sum(_many(data))] if keepdims else sum(_many(data))
+def _reduction(op: str, function: Callable[[list[int]], int]) -> None:
+    def rule(data: Value, axes: Any = (0,), *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Value:
+        result = function(_many(data))
+        return [result] if keepdims else result
+
+    rule.__name__ = rule.__qualname__ = op.lower()
+    globals()[rule.__name__] = _rule(op)(rule)  # fx writes the call by this name
+
+
+_REDUCTIONS: dict[str, Callable[[list[int]], int]] = {
+    "ReduceProd": math.prod,
+    "ReduceSum": sum,
+    "ReduceMax": max,
+    "ReduceMin": min,
+}
+for _op, _reduced in _REDUCTIONS.items():
+    _reduction(_op, _reduced)
 
 
 @_rule("Reshape")
@@ -127,8 +140,10 @@ def _aligned(function: Callable[..., int], *operands: Value) -> Value:
     if not any(isinstance(o, list) for o in operands):
         return function(*operands)
     lists = [_many(o) for o in operands]
-    length = max(map(len, lists))
-    return [function(*entry) for entry in zip(*(v * (length // len(v)) for v in lists), strict=True)]
+    length = max((len(v) for v in lists if len(v) != 1), default=1)
+    return [
+        function(*entry) for entry in zip(*(v * length if len(v) == 1 else v for v in lists), strict=True)
+    ]
 
 
 def quotient(a: int, b: int) -> int:
@@ -149,6 +164,7 @@ _ENTRYWISE: dict[str, Callable[..., int]] = {
     "Sub": operator.sub,
     "Mul": operator.mul,
     "Div": quotient,
+    "Mod": operator.mod,
     "Neg": operator.neg,
     "Abs": abs,
     "Min": min,

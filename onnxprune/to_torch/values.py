@@ -29,8 +29,12 @@ Value: TypeAlias = fx.Node | Constant | Sizes
 
 
 def as_number(tensor: Tensor, form: Form) -> Any:
-    """A constant as the Python number or list that `form` asks for."""
-    return tensor.item() if form is Form.SCALAR else tensor.reshape(-1).tolist()
+    """A constant as the Python number or list that `form` asks for; the tensor where it asks for that."""
+    if form is Form.INDEX:
+        return tensor.item() if tensor.dim() == 0 else tensor
+    if form in (Form.INTS, Form.FLOATS):
+        return tensor.reshape(-1).tolist()
+    return tensor.item() if form is Form.SCALAR else tensor
 
 
 def is_weight(tensor: Tensor) -> bool:

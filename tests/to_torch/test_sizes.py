@@ -68,3 +68,8 @@ def test_sizes_that_the_file_fixes_are_constants_but_the_batch_stays_open() -> N
     module = load(model(nodes, {"x": [2, 3, 4]}, ["y"], values))
     assert len([n for n in module.graph.nodes if n.target is sizes.gather]) == 1
     assert module(torch.zeros(5, 3, 4)).shape == (5, 4, 3)
+
+
+def test_no_sizes_broadcast_to_none() -> None:
+    assert sizes.RULES["Add"]([], 1) == []
+    assert sizes.RULES["Equal"]([3], []) == []
