@@ -48,25 +48,6 @@ def size(x: Tensor) -> Tensor:
     return torch.tensor(math.prod(x.shape), dtype=torch.int64, device=x.device)
 
 
-@converts("Cast", since=6)
-def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
-    return _cast(x, dtype_of(to), saturate)
-
-
-@converts("CastLike", since=15)
-def cast_like(x: Tensor, target: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
-    return _cast(x, target.dtype, saturate)
-
-
-def _cast(x: Tensor, dtype: torch.dtype, saturate: int) -> Tensor:
-    if saturate and dtype.is_floating_point and dtype.itemsize == 1 and x.dtype.itemsize > 1:
-        limit = torch.finfo(dtype).max
-        x = torch.where(torch.isnan(x), x, x.clamp(-limit, limit))
-    elif dtype == torch.float8_e4m3fn and x.dtype.itemsize > 1:  # PyTorch saturates this one by itself
-        x = torch.where(x.abs() > 464, torch.nan, x)  # 464 is half way to the next power's first number
-    return x.to(dtype)
-
-
 @converts("Range", since=11)
 def range_(start: Tensor, limit: Tensor, delta: Tensor, *, stash_type: int = 1) -> Tensor:
     first, last, step = number(start), number(limit), number(delta)
@@ -95,8 +76,3 @@ def one_hot(indices: Tensor, depth: Scalar, values: Tensor, *, axis: int = -1) -
     classes = torch.arange(count, device=indices.device)
     hot = place == classes.reshape([-1] + [1] * (indices.dim() - axis))
     return torch.where(hot, values[1], values[0])
-
-
-@converts("BitCast", since=26)
-def bit_cast(x: Tensor, *, to: int) -> Tensor:
-    return x.view(dtype_of(to))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from onnxprune.to_torch import activation, elementwise, linear, norm, pool, reduce, resize
-from onnxprune.to_torch.constant import cast
+from onnxprune.to_torch.cast import cast
 from onnxprune.to_torch.join import pad, split_18
 from onnxprune.to_torch.operands import Floats, Scalar, Statistic, floats, number
 from onnxprune.to_torch.registry import converts

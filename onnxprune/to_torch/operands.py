@@ -106,6 +106,18 @@ DTYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT8E5M2: torch.float8_e5m2,
     onnx.TensorProto.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
 }
+FLOAT8E8M0, UINT2, INT2, FLOAT6E2M3, FLOAT6E3M2 = range(24, 29)  # not every onnx has names for these
+# What torch does not compute with is held in a larger type; see rounding.py.
+_HELD: dict[int, torch.dtype] = {
+    onnx.TensorProto.INT4: torch.int8,
+    onnx.TensorProto.UINT4: torch.uint8,
+    INT2: torch.int8,
+    UINT2: torch.uint8,
+    onnx.TensorProto.FLOAT4E2M1: torch.float8_e4m3fn,
+    FLOAT6E2M3: torch.float8_e4m3fn,
+    FLOAT6E3M2: torch.float8_e4m3fn,
+}
+DTYPES |= {FLOAT8E8M0: torch.float8_e8m0fnu} | _HELD
 # numpy has no such types of its own: the same bits under an integer type, viewed again in torch.
 _BITS: dict[torch.dtype, tuple[type[np.generic], torch.dtype]] = {
     torch.bfloat16: (np.int16, torch.int16),
@@ -115,7 +127,7 @@ TRAINABLE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def dtype_of(code: int) -> torch.dtype:
-    """The torch dtype of an ONNX element type; ConversionError where torch has none (strings, 4 bit)."""
+    """The torch dtype of an ONNX element type; ConversionError where torch has none (strings)."""
     if code not in DTYPES:
         name = onnx.TensorProto.DataType.Name(code) if code in onnx.TensorProto.DataType.values() else code
         raise ConversionError(
@@ -128,15 +140,22 @@ def to_tensor(proto: onnx.TensorProto) -> Tensor:
     """A torch copy of an ONNX tensor, bit for bit."""
     dtype = dtype_of(proto.data_type)
     array = np.ascontiguousarray(onnx.numpy_helper.to_array(proto)).reshape(tuple(proto.dims))
+    if proto.data_type in _HELD:
+        wide = np.float32 if dtype.is_floating_point else np.int8 if dtype.is_signed else np.uint8
+        return torch.from_numpy(array.astype(wide)).to(dtype)
     if dtype in _BITS:
         as_numpy, as_torch = _BITS[dtype]
         return torch.from_numpy(array.view(as_numpy).copy()).to(as_torch).view(dtype)
     return torch.from_numpy(array.copy())
 
 
-def to_bytes(tensor: Tensor) -> bytes:
-    """The little-endian bytes of `tensor`, as `TensorProto.raw_data` wants them."""
+def to_bytes(tensor: Tensor, code: int) -> bytes:
+    """The bytes of `tensor` as `TensorProto.raw_data` of element type `code` wants them."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if code in _HELD:
+        values = (flat.to(torch.float32) if flat.is_floating_point() else flat).numpy()
+        small = values.astype(onnx.helper.tensor_dtype_to_np_dtype(code))
+        return onnx.numpy_helper.from_array(small).raw_data
     if flat.dtype in _BITS:
         flat = flat.view(_BITS[flat.dtype][1])
     array = flat.numpy()

@@ -1,14 +1,20 @@
-"""Numbers on an integer grid."""
+"""Real numbers onto an integer grid and back.
+
+Integer tensors carry no gradient. With `load(..., straight_through=True)` a quantised value that needs one is
+a float tensor of the same whole numbers; straight.py makes integers of it where an op wants those.
+"""
 
 import torch
 from torch import Tensor
 
-from onnxprune.to_torch.conv import conv
-from onnxprune.to_torch.operands import Fixed, dtype_of
+from onnxprune.to_torch import rounding
+from onnxprune.to_torch.operands import TRAINABLE, Fixed, dtype_of
 from onnxprune.to_torch.registry import converts
 
+_UINT8 = 2
 
-def _laid_out(parameter: Tensor, x: Tensor, axis: int, block_size: int = 0) -> Tensor:
+
+def laid_out(parameter: Tensor, x: Tensor, axis: int, block_size: int = 0) -> Tensor:
     """A scale or zero point against `x`: per tensor, per entry of `axis`, or per block along it."""
     if parameter.dim() == 0 or parameter.numel() == 1 == parameter.dim():
         return parameter
@@ -16,6 +22,27 @@ def _laid_out(parameter: Tensor, x: Tensor, axis: int, block_size: int = 0) -> T
     if block_size:
         return parameter.repeat_interleave(block_size, axis).narrow(axis, 0, x.shape[axis])
     return parameter.reshape([-1 if a == axis else 1 for a in range(x.dim())])
+
+
+def quantized(
+    scaled: Tensor, zero_point: Tensor | None, code: int, *, saturate: bool = True, straight: bool = False
+) -> Tensor:
+    """`scaled` rounded, ties to even, plus `zero_point`, as element type `code`.
+
+    `straight`: as float32, with a gradient of 1 to `scaled` inside the range and 0 where it saturates.
+    """
+    real = scaled.detach() if straight else scaled
+    lowest, highest = rounding.limits(code)
+    if rounding.is_float(code):
+        whole, held = real, rounding.cast(real, code, saturate)
+    else:
+        whole = torch.round(real.double())
+        whole = whole if zero_point is None else whole + zero_point
+        held = whole.clamp(lowest, highest)
+    if not straight:
+        return held.to(dtype_of(code))
+    inside = (whole >= lowest) & (whole <= highest)
+    return held.to(torch.float32) + torch.where(inside, scaled - real, 0)
 
 
 @converts("QuantizeLinear", since=10)
@@ -29,20 +56,18 @@ def quantize_linear(
     block_size: int = 0,
     output_dtype: int = 0,
     precision: int = 0,
+    result_type: int = 0,
+    straight_through: bool = False,
 ) -> Tensor:
-    default = dtype_of(output_dtype) if output_dtype else torch.uint8
-    dtype = default if zero_point is None else zero_point.dtype
-    scaled = x.to(scale.dtype if not precision else dtype_of(precision)) / _laid_out(
-        scale, x, axis, block_size
-    )
-    if dtype.is_floating_point:
-        limit = torch.finfo(dtype).max
-        return (scaled.clamp(-limit, limit) if saturate else scaled).to(dtype)
-    whole = torch.round(scaled.double())
-    if zero_point is not None:
-        whole = whole + _laid_out(zero_point, x, axis, block_size)
-    limits = torch.iinfo(dtype)
-    return whole.clamp(limits.min, limits.max).to(dtype)
+    held = _UINT8 if zero_point is None else rounding.code_of(zero_point.dtype)
+    divided = dtype_of(precision) if precision else scale.dtype
+    if divided not in TRAINABLE:  # scales may be int32 or powers of two
+        divided = torch.float32
+    scaled = x.to(divided) / laid_out(scale, x, axis, block_size).to(divided)
+    zero = None if zero_point is None else laid_out(zero_point, x, axis, block_size)
+    straight = straight_through and torch.is_grad_enabled() and scaled.requires_grad
+    code = output_dtype or result_type or held
+    return quantized(scaled, zero, code, saturate=bool(saturate), straight=straight)
 
 
 @converts("DequantizeLinear", since=10)
@@ -55,86 +80,28 @@ def dequantize_linear(
     block_size: int = 0,
     output_dtype: int = 0,
 ) -> Tensor:
-    whole = x.to(torch.float32) if x.dtype.itemsize < 4 else x.to(torch.float64)
+    wide = x.dtype in (torch.int32, torch.float64)
+    whole = x.to(torch.float64 if wide else torch.float32)
     if zero_point is not None:
-        whole = whole - _laid_out(zero_point, x, axis, block_size).to(whole.dtype)
+        whole = whole - laid_out(zero_point, x, axis, block_size).to(whole.dtype)
     dtype = dtype_of(output_dtype) if output_dtype else scale.dtype
-    return (whole * _laid_out(scale, x, axis, block_size).to(whole.dtype)).to(dtype)
+    return (whole * laid_out(scale, x, axis, block_size).to(whole.dtype)).to(dtype)
 
 
-@converts("MatMulInteger", since=10)
-def matmul_integer(a: Tensor, b: Tensor, a_zero: Fixed | None = None, b_zero: Fixed | None = None) -> Tensor:
-    """Products and sums of int8 fit float64 exactly."""
-    rows = (
-        a.double() if a_zero is None else a.double() - (a_zero if a_zero.dim() != 1 else a_zero.unsqueeze(-1))
-    )
-    columns = b.double() if b_zero is None else b.double() - b_zero
-    return torch.matmul(rows, columns).to(torch.int32)
+@converts("DynamicQuantizeLinear", since=11)
+def dynamic_quantize_linear(
+    x: Tensor, *, n_outputs: int = 1, straight_through: bool = False
+) -> Tensor | tuple[Tensor, ...]:
+    """The grid spans the values of `x` and 0; gradients take it as given."""
+    scale, zero_point = span(x)
+    straight = straight_through and torch.is_grad_enabled() and x.requires_grad
+    y = quantized(x / scale, zero_point, _UINT8, straight=straight)
+    return (y, scale, zero_point)[:n_outputs] if n_outputs > 1 else y
 
 
-@converts("ConvInteger", since=10)
-def conv_integer(
-    x: Tensor,
-    w: Tensor,
-    x_zero: Fixed | None = None,
-    w_zero: Fixed | None = None,
-    *,
-    group: int = 1,
-    kernel_shape: tuple[int, ...] | None = None,
-    pads: tuple[int, ...] | None = None,
-    strides: tuple[int, ...] | None = None,
-    dilations: tuple[int, ...] | None = None,
-    auto_pad: str = "NOTSET",
-) -> Tensor:
-    image = x.double() if x_zero is None else x.double() - x_zero
-    weight = w.double() if w_zero is None else w.double() - _laid_out(w_zero, w, 0)
-    return conv(
-        image, weight, group=group, pads=pads, strides=strides, dilations=dilations, auto_pad=auto_pad
-    ).to(torch.int32)
-
-
-@converts("QLinearMatMul", since=10)
-def qlinear_matmul(
-    a: Tensor,
-    a_scale: Fixed,
-    a_zero: Fixed,
-    b: Tensor,
-    b_scale: Fixed,
-    b_zero: Fixed,
-    y_scale: Fixed,
-    y_zero: Fixed,
-) -> Tensor:
-    def rows(parameter: Tensor) -> Tensor:
-        return parameter.unsqueeze(-1) if parameter.dim() == 1 else parameter
-
-    left = (a.double() - rows(a_zero)) * rows(a_scale).double()
-    right = (b.double() - b_zero) * b_scale.double()
-    return quantize_linear(torch.matmul(left, right), rows(y_scale).double(), rows(y_zero), axis=-2)
-
-
-@converts("QLinearConv", since=10)
-def qlinear_conv(
-    x: Tensor,
-    x_scale: Fixed,
-    x_zero: Fixed,
-    w: Tensor,
-    w_scale: Fixed,
-    w_zero: Fixed,
-    y_scale: Fixed,
-    y_zero: Fixed,
-    bias: Tensor | None = None,
-    *,
-    group: int = 1,
-    kernel_shape: tuple[int, ...] | None = None,
-    pads: tuple[int, ...] | None = None,
-    strides: tuple[int, ...] | None = None,
-    dilations: tuple[int, ...] | None = None,
-    auto_pad: str = "NOTSET",
-) -> Tensor:
-    scale = x_scale.double() * w_scale.double()
-    weight = w.double() - _laid_out(w_zero, w, 0)
-    y = conv(
-        x.double() - x_zero, weight, None if bias is None else bias.double(), group=group, pads=pads,
-        strides=strides, dilations=dilations, auto_pad=auto_pad,
-    )  # fmt: skip
-    return quantize_linear(y * _laid_out(scale, y, 1), y_scale.double(), y_zero)
+def span(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of the uint8 grid from the least to the largest of `x` and 0; scale 1 for zeros alone."""
+    lowest, highest = x.detach().amin().clamp(max=0), x.detach().amax().clamp(min=0)
+    scale = (highest - lowest) / 255
+    scale = torch.where(scale == 0, 1, scale)
+    return scale, torch.round(-lowest / scale).clamp(0, 255).to(torch.uint8)

@@ -146,8 +146,8 @@ def _write(initializer: onnx.TensorProto, name: str, tensor: Tensor) -> None:
             f"initializer {name!r} is {before.dtype}{list(before.shape)} in the model and "
             f"{tensor.dtype}{list(tensor.shape)} in the module; write back into the model that was loaded"
         )
-    new = to_bytes(tensor)
-    if new == to_bytes(before):
+    new = to_bytes(tensor, initializer.data_type)
+    if new == to_bytes(before, initializer.data_type):
         return
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise TrainingError(f"weight {name!r} holds NaN or infinity; train with a lower learning rate")

@@ -45,18 +45,20 @@ def draw(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def in_onnxruntime(proto: onnx.ModelProto, *inputs: Array) -> list[Array]:
-    return _run(proto.SerializeToString(), *inputs)
+def in_onnxruntime(proto: onnx.ModelProto, *inputs: Array, optimized: bool = True) -> list[Array]:
+    return _run(proto.SerializeToString(), *inputs, optimized=optimized)
 
 
 def in_onnxruntime_file(path: Path, *inputs: Array) -> list[Array]:
     return _run(str(path), *inputs)
 
 
-def _run(source: bytes | str, *inputs: Array) -> list[Array]:
+def _run(source: bytes | str, *inputs: Array, optimized: bool = True) -> list[Array]:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
     return list(session.run(None, dict(zip(names, inputs, strict=True))))
