@@ -348,7 +348,9 @@ class Importer:
         for name, value in step.attributes.items():
             if isinstance(value, onnx.TypeProto):  # of what an empty optional would hold
                 continue
-            if isinstance(value, onnx.TensorProto):
+            if isinstance(value, onnx.TensorProto) and is_module(step.converter.target):
+                value = to_tensor(value)  # noqa: PLW2901
+            elif isinstance(value, onnx.TensorProto):
                 path = self._free(f"constant_{name}_{len(self.graph.nodes)}")
                 place(self.root, path, to_tensor(value), trainable=False, persistent=False)
                 value = self._get(path)  # noqa: PLW2901

@@ -1,6 +1,6 @@
 """Each ONNX node with the converter that stands for it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +101,7 @@ class _Planner:
         reason: str | None = "no converter"
         if converter is not None:
             given = [bool(name) for name in node.input]
-            reason = _untyped(node, types) or converter.misfit(given, set(attributes), len(outputs))
+            reason = _untyped(node, read, types) or converter.misfit(given, set(attributes), len(outputs))
         bodies = {n: self.graph(v, types) for n, v in attributes.items() if isinstance(v, onnx.GraphProto)}
         if reason is None and converter is not None:
             plain = {n: v for n, v in attributes.items() if n not in bodies}
@@ -119,9 +119,9 @@ def types_of(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
     return types
 
 
-def _untyped(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) -> str | None:
-    """Why PyTorch cannot hold or compute the node's values."""
-    for name in (*node.input, *node.output):
+def _untyped(node: onnx.NodeProto, read: Collection[str], types: Mapping[str, onnx.TypeProto]) -> str | None:
+    """Why PyTorch cannot hold or compute the node's values, as far as they are read."""
+    for name in (*node.input, *(output for output in node.output if output in read)):
         value = types.get(name, onnx.TypeProto())
         while (kind := value.WhichOneof("value")) in ("sequence_type", "optional_type"):
             value = getattr(value, kind).elem_type
