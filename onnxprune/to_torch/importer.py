@@ -2,6 +2,7 @@
 
 import keyword
 import logging
+import operator
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from onnxprune.errors import ModelError
-from onnxprune.to_torch import sequence, sizes
+from onnxprune.to_torch import sequence, sizes, straight
 from onnxprune.to_torch.operands import Form, dtype_of, is_module, to_tensor
 from onnxprune.to_torch.state import INITIALIZERS, attribute_paths, place, read_initializer, show_names
 from onnxprune.to_torch.steps import Plan, Step
@@ -118,6 +119,8 @@ class Importer:
         for name, value in self.values.items():
             if isinstance(value, fx.Node):
                 value.meta["onnx_type"] = self.types.get(name)
+        if self.options.get("straight_through"):
+            straight.settle(self.graph)
         for node in reversed(self.graph.nodes):
             if not node.users and node.op not in ("placeholder", "output"):
                 self.graph.erase_node(node)
@@ -311,7 +314,7 @@ class Importer:
             return
         for i, output in enumerate(step.outputs):
             if output:
-                self._set(output, self.graph.call_function(_item, (node, i)))
+                self._set(output, self.graph.call_function(operator.getitem, (node, i)))
 
     def _argument(self, step: Step, name: str, form: Form) -> Any:
         if not name:
@@ -382,7 +385,3 @@ def _argument(name: str, taken: Collection[str]) -> str:
 
 def _copy(statistic: Tensor) -> Tensor:
     return statistic.detach().clone()
-
-
-def _item(values: tuple[Tensor, ...], i: int) -> Tensor:
-    return values[i]
