@@ -1,24 +1,68 @@
 """Gates: a channel's latent decides whether the channel passes."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from onnxprune.to_torch.registry import converts
 
 
-def hard(w: Tensor) -> Tensor:
-    """1 where `w > 0`, else 0: what the Gate function of the file computes."""
-    return (w > 0).to(w.dtype)
-
-
 @converts("Gate", domain="onnxprune", since=1)
 class Gate(nn.Module):
-    """`x * gate_value(w)`, in the dtype of `x`; `w` broadcasts against `x`."""
+    """`x` where `w > 0`, else 0; with a `gate_value`, `x * gate_value(w)`. `w` broadcasts against `x`.
+
+    Where the factor is 0 the result is 0, whatever a closed channel holds, infinity and NaN too.
+    """
 
     def __init__(self, *, gate_value: Callable[[Tensor], Tensor] | None = None, to: int = 1) -> None:
         super().__init__()
-        self.gate_value = gate_value or hard
+        self.gate_value = gate_value
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return x * self.gate_value(w).to(x.dtype)
+        if self.gate_value is None:
+            return torch.where(w > 0, x, 0)
+        return cast(Tensor, _Product.apply(x, self.gate_value(w).to(x.dtype)))
+
+
+class FoldedGate(nn.Module):
+    """A weight with its input channels, along `axis`, scaled by their gates.
+
+    With several `groups` the axis holds the channels of one group, and axis 0 the outputs of one group after the
+    other, as in a grouped convolution.
+    """
+
+    def __init__(self, gate_value: Callable[[Tensor], Tensor] | None, axis: int, groups: int = 1) -> None:
+        super().__init__()
+        self.gate_value, self.axis, self.groups = gate_value, axis, groups
+
+    def forward(self, weight: Tensor, w: Tensor) -> Tensor:
+        factor = w > 0 if self.gate_value is None else self.gate_value(w).to(weight.dtype)
+        if self.groups == 1:
+            shape = [1] * weight.dim()
+            shape[self.axis] = -1
+        else:
+            per_group = weight.shape[0] // self.groups
+            factor = factor.reshape(self.groups, 1, -1).expand(-1, per_group, -1)
+            shape = [weight.shape[0], -1, *[1] * (weight.dim() - 2)]
+        return weight * factor.reshape(shape)
+
+
+class _Product(torch.autograd.Function):
+    """`x * factor`, where 0 times infinity or NaN is 0, in the gradient of `factor` too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(x, factor)
+        return torch.where(factor == 0, 0, x * factor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (grad,), (x, factor) = grads, ctx.saved_tensors
+        to_x = grad * factor if ctx.needs_input_grad[0] else None
+        to_factor = None
+        if ctx.needs_input_grad[1]:
+            finite = torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+            to_factor = (grad * finite).sum_to_size(factor.shape)
+        return to_x if to_x is None else to_x.sum_to_size(x.shape), to_factor

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from onnxprune.apart import Apart, is_apart, take_apart
 from onnxprune.errors import ConversionError, ModelError
 from onnxprune.intake import read
+from onnxprune.to_torch import fusion
 from onnxprune.to_torch.bodies import graphs, hoist
 from onnxprune.to_torch.expand import expand
 from onnxprune.to_torch.importer import Importer
@@ -31,6 +32,7 @@ def load(
     *,
     gate_value: Callable[[Tensor], Tensor] | None = None,
     straight_through: bool = False,
+    fuse: bool = True,
 ) -> fx.GraphModule:
     """The model as an fx GraphModule, called with the graph's inputs in order.
 
@@ -42,7 +44,8 @@ def load(
     comes in eval mode, where it computes what the file computes; in train mode BatchNormalization uses batch
     statistics and updates its running ones, and Dropout drops. `gate_value` turns the latents `w` of a gated
     model's Gate nodes into the factor on `x`; by default 1 where `w > 0`, else 0. With `straight_through`,
-    gradients pass QuantizeLinear as if it did not round, and are 0 where it saturates.
+    gradients pass QuantizeLinear as if it did not round, and are 0 where it saturates. With `fuse`, nodes that
+    exporters write out for one torch function are that function again: the same values but for rounding.
 
     Raises ModelError where the file cannot be read, ConversionError naming every node that PyTorch cannot
     express.
@@ -56,7 +59,10 @@ def load(
     while (deeper := expand(model)) is not None:
         model = _inferred(deeper)
     options = {"gate_value": gate_value, "straight_through": straight_through}
-    return Importer(plan(model), options, weights).run()
+    module = Importer(plan(model), options, weights).run()
+    if fuse:
+        fusion.fuse(module)
+    return module
 
 
 def _read(source: str | Path | onnx.ModelProto) -> Apart:

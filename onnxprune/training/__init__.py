@@ -6,7 +6,7 @@ Code map, in the data's way:
     budget.py        how gates are held to the ratio (numpy); gating.py: the gates' side of a run
     batches.py       samples as tensors; processes.py: one process or many
     tasks.py         losses and metrics; distillation.py; task_choice.py: which of them a run is for
-    latents.py       the gates of a torch module; fold_gates.py: gates moved into weights
+    latents.py       the gates of a torch module
     student.py       the module that trains; shrinking.py: without its closed channels after the freeze
     loop.py          the run; evaluate.py: metrics and statistics; optimizer.py, clock.py, interrupts.py
     unfolding.py     BatchNorm for models it was folded away from, while they train

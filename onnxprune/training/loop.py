@@ -18,7 +18,6 @@ from onnxprune.training.budget import Budget, Costs
 from onnxprune.training.clock import Clock
 from onnxprune.training.data import Data
 from onnxprune.training.evaluate import evaluate, outputs_of, remeasure
-from onnxprune.training.fold_gates import fold_gates
 from onnxprune.training.gating import Gating, method_of
 from onnxprune.training.interrupts import Interrupts
 from onnxprune.training.latents import Latents
@@ -94,8 +93,6 @@ class Training:
         self.per_epoch = max(1, len(data) // (settings.batch_size * processes))
         self.steps = self.per_epoch * settings.epochs
         self.gating = Gating(self.student.latents, budget, settings, self.steps)
-        for module in (self.student.module, self.teacher):
-            fold_gates(module, self.data.take(np.arange(min(len(data), 2))).inputs)
         self.task = task_for(settings, self.teacher, self.data)
         self.step, self.seconds = 0, 0.0
         self.before: dict[str, float] = {}

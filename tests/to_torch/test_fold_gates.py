@@ -1,0 +1,105 @@
+"""Gates folded into weights change how fast a net runs, and nothing else."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from small import draw, gate_function
+
+from onnxprune import to_torch
+from onnxprune.methods.tgl import gate
+from onnxprune.to_torch.gate import FoldedGate, Gate
+
+
+def gated(nodes, arrays, shape):
+    """x -> Gate by `w` -> `nodes` -> y."""
+    make = onnx.helper.make_node
+    value = onnx.helper.make_tensor_value_info
+    first = make("Gate", ["x", "w"], ["g"], domain="onnxprune", to=1)
+    initializers = [onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in arrays.items()]
+    ends = [value("x", 1, ["N", *shape[1:]])], [value("y", 1, None)]
+    graph = onnx.helper.make_graph([first, *nodes], "g", *ends, initializers)
+    opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("onnxprune", 1)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, functions=[gate_function()], ir_version=8)
+
+
+NODE = onnx.helper.make_node
+CASES = {
+    "Conv": ([NODE("Conv", ["g", "v"], ["y"])], (5, 4, 3, 3), (4, 1, 1), (2, 4, 6, 6)),
+    "grouped Conv": ([NODE("Conv", ["g", "v"], ["y"], group=2)], (6, 2, 3, 3), (4, 1, 1), (2, 4, 6, 6)),
+    "depthwise Conv": ([NODE("Conv", ["g", "v"], ["y"], group=4)], (8, 1, 3, 3), (4, 1, 1), (2, 4, 6, 6)),
+    "Conv of one axis": ([NODE("Conv", ["g", "v"], ["y"])], (5, 4, 3), (4, 1), (2, 4, 6)),
+    "ConvTranspose": ([NODE("ConvTranspose", ["g", "v"], ["y"])], (4, 5, 3, 3), (4, 1, 1), (2, 4, 6, 6)),
+    "grouped ConvTranspose": (
+        [NODE("ConvTranspose", ["g", "v"], ["y"], group=2)], (4, 3, 3, 3), (4, 1, 1), (2, 4, 6, 6),
+    ),
+    "Gemm": ([NODE("Gemm", ["g", "v"], ["y"])], (4, 5), (4,), (2, 4)),
+    "Gemm transB": ([NODE("Gemm", ["g", "v"], ["y"], transB=1)], (5, 4), (1, 4), (2, 4)),
+    "MatMul": ([NODE("MatMul", ["g", "v"], ["y"])], (4, 5), (4,), (2, 3, 4)),
+    "MatMul of a batch of weights": ([NODE("MatMul", ["g", "v"], ["y"])], (3, 4, 5), (4,), (2, 3, 6, 4)),
+    "MatMul of a weight on the left": ([NODE("MatMul", ["v", "g"], ["y"])], (5, 4), (4, 1), (2, 4, 3)),
+    "a transposed weight": (
+        [NODE("Transpose", ["v"], ["t"], perm=[1, 0]), NODE("MatMul", ["g", "t"], ["y"])], (5, 4), (4,), (2, 3, 4),
+    ),
+    "two readers": (
+        [
+            NODE("Conv", ["g", "v"], ["a"]),
+            NODE("Conv", ["g", "v"], ["b"]),
+            NODE("Add", ["a", "b"], ["y"]),
+        ],
+        (5, 4, 1, 1),
+        (1, 4, 1, 1),
+        (2, 4, 6, 6),
+    ),
+}  # fmt: skip
+LEFT = {
+    "another axis": ([NODE("Conv", ["g", "v"], ["y"])], (5, 4, 3, 3), (6, 1), (2, 4, 6, 6)),
+    "both axes": ([NODE("Conv", ["g", "v"], ["y"])], (5, 4, 3, 3), (4, 6, 1), (2, 4, 6, 6)),
+    "another axis of the second operand": ([NODE("MatMul", ["v", "g"], ["y"])], (5, 4), (3,), (2, 4, 3)),
+    "a product with itself": ([NODE("MatMul", ["g", "g"], ["y"])], (1,), (4,), (2, 4, 4)),
+    "a product of activations": (
+        [NODE("Transpose", ["x"], ["t"], perm=[0, 2, 1]), NODE("MatMul", ["g", "t"], ["y"])],
+        (1,), (4,), (2, 4, 4),
+    ),
+    "a reader without weight": (
+        [NODE("Conv", ["g", "v"], ["a"]), NODE("Mul", ["a", "g"], ["y"])],
+        (4, 4, 1, 1),
+        (4, 1, 1),
+        (2, 4, 6, 6),
+    ),
+}  # fmt: skip
+
+
+def kinds(module):
+    return {type(m) for m in module.modules()} & {Gate, FoldedGate}
+
+
+@pytest.mark.parametrize("value", [None, gate, torch.sigmoid], ids=["default", "trained", "soft"])
+@pytest.mark.parametrize("name", [*CASES, *LEFT])
+def test_outputs_and_gradients_stay(name, value):
+    nodes, weight, latent, shape = (CASES | LEFT)[name]
+    w = np.where(draw(*latent, seed=3) > 0, 0.1, -0.1)
+    assert len(np.unique(w)) == 2
+    model = gated(nodes, {"v": draw(*weight), "w": w}, shape)
+    folded = to_torch.load(model, gate_value=value)
+    plain = to_torch.load(model, gate_value=value, fuse=False)
+    assert kinds(folded) == {FoldedGate if name in CASES else Gate}
+    assert kinds(plain) == {Gate}
+    x, gradients = torch.from_numpy(draw(*shape, seed=5)), []
+    for module in (plain, folded):
+        given = x.clone().requires_grad_()
+        module(given).square().sum().backward()
+        gradients.append(given.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(folded(x), plain(x), rtol=1e-4, atol=1e-5)
+    for key, parameter in plain.named_parameters():
+        torch.testing.assert_close(folded.get_parameter(key).grad, parameter.grad, rtol=1e-4, atol=1e-4)
+    assert to_torch.write_back(folded, model).SerializeToString() == model.SerializeToString()
+
+
+def test_a_folded_linear_map_takes_its_bias_along():
+    nodes = [NODE("MatMul", ["g", "v"], ["m"]), NODE("Add", ["m", "b"], ["y"])]
+    arrays = {"v": draw(4, 5), "b": draw(5), "w": np.array([1, -1, 1, -1])}
+    module = to_torch.load(gated(nodes, arrays, (2, 3, 4)))
+    names = [n.target.__name__ for n in module.graph.nodes if n.op == "call_function"]
+    assert names == ["t", "linear"]
