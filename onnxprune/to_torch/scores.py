@@ -9,7 +9,12 @@ from onnxprune.to_torch.operands import floats
 
 
 def transformed(scores: Tensor, transform: str) -> Tensor:
-    """Scores [batch, classes] after one of the specification's functions."""
+    """Scores [batch, classes] after one of the specification's functions.
+
+    A single score changes by PROBIT only, as in onnxruntime.
+    """
+    if scores.shape[1] == 1 and transform != "PROBIT":
+        return scores
     if transform == "SOFTMAX":
         return scores.softmax(-1)
     if transform == "LOGISTIC":
@@ -26,7 +31,7 @@ def transformed(scores: Tensor, transform: str) -> Tensor:
 def two_classes(score: Tensor, transform: str, *, complement: bool) -> Tensor:
     """Both classes' scores [batch, 2] from the second's [batch, 1]; `complement`: they add up to 1, not 0.
 
-    No other function than the logistic applies to a single score, as in onnxruntime.
+    Of the specification's functions the logistic alone applies here, as in onnxruntime.
     """
     if transform == "LOGISTIC":
         return torch.cat([-score, score], 1).sigmoid()
