@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import onnx
 import torch
 from torch import Tensor
 
@@ -27,9 +28,9 @@ def constant(
 
 
 @converts("ConstantOfShape", since=9)
-def constant_of_shape(shape: Ints, *, value: Tensor | None = None) -> Tensor:
+def constant_of_shape(shape: Ints, *, value: Tensor | None = None, like: Tensor | None = None) -> Tensor:
     if value is None:
-        return torch.zeros(ints(shape), device=shape.device if isinstance(shape, Tensor) else None)
+        return torch.zeros(ints(shape), device=None if like is None else like.device)
     return value.reshape(()).expand(ints(shape)).clone()
 
 
@@ -49,10 +50,22 @@ def size(x: Tensor) -> Tensor:
 
 
 @converts("Range", since=11)
-def range_(start: Tensor, limit: Tensor, delta: Tensor, *, stash_type: int = 1) -> Tensor:
+def range_(
+    start: Scalar,
+    limit: Scalar,
+    delta: Scalar,
+    *,
+    stash_type: int = 1,
+    result_type: int = 0,
+    like: Tensor | None = None,
+) -> Tensor:
     first, last, step = number(start), number(limit), number(delta)
+    dtype = dtype_of(result_type or onnx.TensorProto.INT64)
+    device = start.device if isinstance(start, Tensor) else None if like is None else like.device
+    if not dtype.is_floating_point:
+        return torch.arange(first, last, step, dtype=dtype, device=device)
     count = max(math.ceil((last - first) / step), 0)
-    return start + delta * torch.arange(count, device=start.device, dtype=start.dtype)
+    return start + delta * torch.arange(count, dtype=dtype, device=device)
 
 
 @converts("EyeLike", since=9)

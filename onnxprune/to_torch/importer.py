@@ -245,7 +245,11 @@ class Importer:
                     return None
         else:
             return None
-        node = self.graph.call_function(rule, tuple(arguments), self._keywords(step))
+        keywords = {
+            n: to_tensor(v).item() if isinstance(v, onnx.TensorProto) else v
+            for n, v in step.attributes.items()
+        }
+        node = self.graph.call_function(rule, tuple(arguments), keywords)
         return Sizes(node, dtype_of(output.elem_type))
 
     def _rank(self, name: str) -> int:
@@ -267,7 +271,7 @@ class Importer:
             n: to_tensor(v) if isinstance(v, onnx.TensorProto) else v for n, v in step.attributes.items()
         }
         with torch.no_grad():
-            result = step.converter.target(*arguments, **keywords, **self._extras(step))
+            result = step.converter.target(*arguments, **keywords, **self._extras(step, None))
         results = result if isinstance(result, tuple) else (result,)
         for name, value in zip(step.outputs, results, strict=True):
             self._set(name, Constant(value))
@@ -297,7 +301,8 @@ class Importer:
         arguments = tuple(
             self._argument(step, name, form) for name, form in zip(step.node.input, step.forms(), strict=True)
         )
-        keywords, name = self._keywords(step), re.sub(r"\W", "_", step.outputs[0])
+        keywords = self._attributes(step) | self._extras(step, self.first_input)
+        name = re.sub(r"\W", "_", step.outputs[0])
         target = step.converter.target
         if is_module(target):
             path = f"{self.modules}.{step.node.op_type}_{len(self.graph.nodes)}"
@@ -346,7 +351,7 @@ class Importer:
                 self.values[name] = replace(value, path=path)
         return self.tensor_nodes[name]
 
-    def _keywords(self, step: Step) -> dict[str, Any]:
+    def _attributes(self, step: Step) -> dict[str, Any]:
         keywords = {}
         for name, value in step.attributes.items():
             if isinstance(value, onnx.TypeProto):  # of what an empty optional would hold
@@ -358,13 +363,14 @@ class Importer:
                 place(self.root, path, to_tensor(value), trainable=False, persistent=False)
                 value = self._get(path)  # noqa: PLW2901
             keywords[name] = value
-        return keywords | self._extras(step)
+        return keywords
 
-    def _extras(self, step: Step) -> dict[str, Any]:
+    def _extras(self, step: Step, like: fx.Node | None) -> dict[str, Any]:
         output = self.types.get(step.outputs[0], onnx.TypeProto())
         extras = {
             "n_outputs": len(step.outputs),
             "result_type": output.tensor_type.elem_type,
+            "like": like,
             **self.options,
         }
         return {n: v for n, v in extras.items() if n in step.converter.keywords()}

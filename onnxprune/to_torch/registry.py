@@ -8,7 +8,8 @@ A converter's signature is the ONNX schema: inputs positional in the schema's or
 under their ONNX names. A module class takes the attributes in `__init__` and the inputs in `forward`.
 A converter may also ask for what is no attribute (`ASKED`): `n_outputs`, how many outputs the graph reads
 (with more than one it returns a tuple), `result_type`, the first output's ONNX element type (0 where shape
-inference knows none), and `gate_value` and `straight_through`, which are arguments of `load`. A function of
+inference knows none), `like`, a tensor on the device that the module computes on (None while constants are
+folded; functions only), and `gate_value` and `straight_through`, which are arguments of `load`. A function of
 torch itself, which has no signature to read, is registered with the number of its tensor inputs:
 `converts("Relu", since=6, inputs=1)(torch.relu)`.
 """
@@ -28,7 +29,7 @@ from onnxprune.to_torch.operands import Form, forms_of, is_module, signature
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-ASKED = frozenset({"n_outputs", "result_type", "gate_value", "straight_through"})
+ASKED = frozenset({"n_outputs", "result_type", "like", "gate_value", "straight_through"})
 
 
 @dataclass(frozen=True)

@@ -121,9 +121,8 @@ def where(condition: Value, x: Value, y: Value) -> Value:
 
 
 @_rule("ConstantOfShape")
-def constant_of_shape(shape: list[int], *, value: Tensor | None = None) -> Value:
-    fill = 0 if value is None else int(value.item())
-    return [fill] * shape[0] if shape else fill
+def constant_of_shape(shape: list[int], *, value: int = 0) -> Value:
+    return [value] * shape[0] if shape else value
 
 
 @_rule("Range")
@@ -131,8 +130,8 @@ def range_(start: Value, limit: Value, delta: Value) -> Value:
     return list(range(_many(start)[0], _many(limit)[0], _many(delta)[0]))
 
 
-def _many(value: Value) -> list[int]:
-    return value if isinstance(value, list) else [value]
+def _many(value: Value | tuple[int, ...]) -> list[int]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _aligned(function: Callable[..., int], *operands: Value) -> Value:
@@ -144,6 +143,12 @@ def _aligned(function: Callable[..., int], *operands: Value) -> Value:
     return [
         function(*entry) for entry in zip(*(v * length if len(v) == 1 else v for v in lists), strict=True)
     ]
+
+
+@_rule("Mod")
+def mod(a: Value, b: Value, *, fmod: int = 0) -> Value:
+    """With the sign of the divisor, or with `fmod` of the dividend."""
+    return _aligned(lambda x, y: x - y * quotient(x, y) if fmod else x % y, a, b)
 
 
 def quotient(a: int, b: int) -> int:
@@ -164,7 +169,6 @@ _ENTRYWISE: dict[str, Callable[..., int]] = {
     "Sub": operator.sub,
     "Mul": operator.mul,
     "Div": quotient,
-    "Mod": operator.mod,
     "Neg": operator.neg,
     "Abs": abs,
     "Min": min,

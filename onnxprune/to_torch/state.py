@@ -2,7 +2,7 @@
 
 A tensor is kept under its initializer's name, dots opening submodules, so that `state_dict()` has the names
 of the graph. A name that Python or nn.Module cannot hold ("", "forward", "a" beside "a.b"), and one that
-PyTorch's own exporter would give to something else when the module is exported again ("val_9"), is kept under
+PyTorch's own exporter would give to something else when the module is exported again ("view_1"), is kept under
 another one; `show_names` still gives it its own name in every state_dict.
 """
 
@@ -35,7 +35,7 @@ def attribute_paths(names: Iterable[str]) -> dict[str, str]:
     paths: dict[str, str] = {}
     for name in names:
         path, attempt = name, 0
-        if name in prefixes or _EXPORTERS_OWN.fullmatch(name) or not all(map(_is_attribute, name.split("."))):
+        if name in prefixes or _is_exporters_own(name) or not all(map(_is_attribute, name.split("."))):
             stem = "tensor_" + re.sub(r"\W", "_", name)
             while (path := f"{stem}_{attempt}") in taken:
                 attempt += 1
@@ -44,8 +44,13 @@ def attribute_paths(names: Iterable[str]) -> dict[str, str]:
     return paths
 
 
-_EXPORTERS_OWN = re.compile(r"val_\d+")
-"""Taken, they make torch.onnx.export (PyTorch 2.15) write a file in which two values have one name."""
+def _is_exporters_own(name: str) -> bool:
+    """Whether torch.export gives such names to values: ops, numbered ("view_1"), and "val_9".
+
+    Taken, they make torch.onnx.export (PyTorch 2.15) write a file in which two values have one name.
+    """
+    stem = re.sub(r"_\d+$", "", name)
+    return stem.isidentifier() and (stem == "val" or hasattr(torch.ops.aten, stem))
 
 
 def _is_attribute(part: str) -> bool:

@@ -73,3 +73,7 @@ def test_sizes_that_the_file_fixes_are_constants_but_the_batch_stays_open() -> N
 def test_no_sizes_broadcast_to_none() -> None:
     assert sizes.RULES["Add"]([], 1) == []
     assert sizes.RULES["Equal"]([3], []) == []
+
+
+def test_slices_take_bounds_from_attributes_too() -> None:
+    assert sizes.RULES["Slice"]([2, 3, 4, 5], starts=(1,), ends=(3,), axes=(0,)) == [3, 4]
