@@ -61,6 +61,9 @@ LEFT = {
         [NODE("Transpose", ["x"], ["t"], perm=[0, 2, 1]), NODE("MatMul", ["g", "t"], ["y"])],
         (1,), (4,), (2, 4, 4),
     ),
+    "a weight of more entries than a batch of 32 gates": (
+        [NODE("Gemm", ["g", "v"], ["y"], transB=1)], (33, 4), (1, 4), (2, 4),
+    ),
     "a reader without weight": (
         [NODE("Conv", ["g", "v"], ["a"]), NODE("Mul", ["a", "g"], ["y"])],
         (4, 4, 1, 1),

@@ -2,15 +2,20 @@
 
 A gate before a Conv, Gemm or MatMul scales the very channels that the op sums away, so scaling the weight's
 entries of those channels instead changes nothing: sum_i (x_i m_i) W_i = sum_i x_i (m_i W_i). Gates with any
-other reader stay where they are. What a closed channel holds must be finite here: 0 * infinity is NaN.
+other reader stay where they are, and those that meet more weights than a batch has activations there. What a
+closed channel holds must be finite here: 0 * infinity is NaN.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import fx
 
 from onnxprune.to_torch.fusion.match import op, setting, shape
 from onnxprune.to_torch.gate import FoldedGate, Gate
+
+_BATCH = 32  # that a net is thought to train with, to tell which is cheaper to scale
 
 
 class _Place(NamedTuple):
@@ -29,7 +34,7 @@ def fold_gates(module: fx.GraphModule) -> int:
         if not isinstance(gate, Gate):
             continue
         places = {user: _place(user, node) for user in node.users}
-        if not places or any(place is None for place in places.values()):
+        if not places or any(place is None for place in places.values()) or not _pays(node, places):
             continue
         x, w = node.args
         for user, place in places.items():
@@ -46,6 +51,18 @@ def fold_gates(module: fx.GraphModule) -> int:
         module.delete_submodule(str(node.target))
         folded += 1
     return folded
+
+
+def _pays(gate: fx.Node, places: Mapping[fx.Node, _Place | None]) -> bool:
+    """Whether the weights are fewer than the gated activations; so, too, where the file leaves these open."""
+    x = shape(gate.args[0]) or ()
+    free = x.index(None) if None in x else 0
+    sizes = [size for axis, size in enumerate(x) if axis != free]
+    if None in sizes:
+        return True
+    weights = [shape(user.args[place.operand]) for user, place in places.items() if place is not None]
+    total = sum(math.prod(size or 1 for size in weight or ()) for weight in weights)
+    return total <= _BATCH * math.prod(size or 1 for size in sizes)
 
 
 def _type(node: Any) -> Any:
