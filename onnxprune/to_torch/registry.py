@@ -55,10 +55,7 @@ class Converter:
 
     def keywords(self) -> dict[str, inspect.Parameter]:
         """The attributes it knows, and those of `ASKED` that it wants."""
-        if self.inputs is not None:
-            return {}
-        parameters = signature(self.target).parameters
-        return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+        return {} if self.inputs is not None else _keywords(self.target)
 
     def misfit(self, inputs: list[bool], attributes: set[str], outputs: int) -> str | None:
         """Why a node with these inputs (False: left out), attributes and read outputs cannot be converted."""
@@ -85,6 +82,12 @@ class Converter:
             if parameter.default is parameter.empty and not (i < len(inputs) and inputs[i]):
                 return f"input {i} ({parameter.name}) is missing"
         return None
+
+
+@cache
+def _keywords(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = signature(target).parameters
+    return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
 _TABLE: dict[tuple[str, str], dict[int, Converter]] = {}
