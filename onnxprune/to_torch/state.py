@@ -31,11 +31,11 @@ def attribute_paths(names: Iterable[str]) -> dict[str, str]:
     """Each name's attribute path: itself where possible, else a free one."""
     names = list(dict.fromkeys(names))
     prefixes = {n[:i] for n in names for i in range(len(n)) if n[i] == "."}
-    taken = set(names) | prefixes
+    taken, unusable = set(names) | prefixes, prefixes | _exporters_own(names)
     paths: dict[str, str] = {}
     for name in names:
         path, attempt = name, 0
-        if name in prefixes or _is_exporters_own(name) or not all(map(_is_attribute, name.split("."))):
+        if name in unusable or not all(map(_is_attribute, name.split("."))):
             stem = "tensor_" + re.sub(r"\W", "_", name)
             while (path := f"{stem}_{attempt}") in taken:
                 attempt += 1
@@ -44,13 +44,15 @@ def attribute_paths(names: Iterable[str]) -> dict[str, str]:
     return paths
 
 
-def _is_exporters_own(name: str) -> bool:
-    """Whether torch.export gives such names to values: ops, numbered ("view_1"), and "val_9".
+def _exporters_own(names: Iterable[str]) -> set[str]:
+    """Those that torch.export, too, gives to values: an op's name, numbered ("view", "view_1"), and "val_9".
 
     Taken, they make torch.onnx.export (PyTorch 2.15) write a file in which two values have one name.
     """
-    stem = re.sub(r"_\d+$", "", name)
-    return stem.isidentifier() and (stem == "val" or hasattr(torch.ops.aten, stem))
+    stems = {name: re.sub(r"_\d+$", "", name) for name in names}
+    numbered = {stem for name, stem in stems.items() if stem != name and stem.isidentifier()}
+    ops = {stem for stem in numbered if stem == "val" or hasattr(torch.ops.aten, stem)}
+    return {name for name, stem in stems.items() if stem in ops}
 
 
 def _is_attribute(part: str) -> bool:

@@ -17,6 +17,9 @@ from onnxprune.to_torch.operands import to_bytes, to_tensor
 
 ODD = [
     "",
+    "view",
+    "view_1",
+    "val_0",
     "forward",
     "a",
     "a.b",
