@@ -31,9 +31,11 @@ def summed(total: Tensor, *operands: Tensor) -> Tensor:
 
 def requantized(total: Tensor, scale: Tensor, zero_point: Tensor | None, *operands: Tensor) -> Tensor:
     """`total * scale` on the result's grid, in float32 like onnxruntime; with gradients if `operands` carry them."""
-    code = rounding.code_of(torch.uint8 if zero_point is None else zero_point.dtype)
+    carried = is_carried(*operands)
+    held = torch.uint8 if carried else operands[0].dtype
+    code = rounding.code_of(held if zero_point is None else zero_point.dtype)
     scaled = total.to(torch.float32) * scale.to(torch.float32)
-    return quantized(scaled, zero_point, code, straight=is_carried(*operands))
+    return quantized(scaled, zero_point, code, straight=carried)
 
 
 @converts("MatMulInteger", since=10)

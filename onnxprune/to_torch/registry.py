@@ -9,8 +9,10 @@ under their ONNX names. A module class takes the attributes in `__init__` and th
 A converter may also ask for what is no attribute (`ASKED`): `n_outputs`, how many outputs the graph reads
 (with more than one it returns a tuple), `result_type`, the first output's ONNX element type (0 where shape
 inference knows none), `like`, a tensor on the device that the module computes on (None while constants are
-folded; functions only), and `gate_value` and `straight_through`, which are arguments of `load`. A function of
-torch itself, which has no signature to read, is registered with the number of its tensor inputs:
+folded; functions only), and `gate_value` and `straight_through`, which are arguments of `load`. `Literal`
+says what of an attribute's values is supported (`transposed: Literal[0] = 0`), `None` that an input must be
+left out. A function of torch itself, which has no signature to read, is registered with the number of its
+tensor inputs:
 `converts("Relu", since=6, inputs=1)(torch.relu)`.
 """
 
@@ -18,10 +20,10 @@ import importlib
 import inspect
 import pkgutil
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -57,16 +59,20 @@ class Converter:
         """The attributes it knows, and those of `ASKED` that it wants."""
         return {} if self.inputs is not None else _keywords(self.target)
 
-    def misfit(self, inputs: list[bool], attributes: set[str], outputs: int) -> str | None:
+    def misfit(self, inputs: list[bool], attributes: Mapping[str, Any], outputs: int) -> str | None:
         """Why a node with these inputs (False: left out), attributes and read outputs cannot be converted."""
         keywords = self.keywords()
-        if unknown := sorted(attributes - keywords.keys()):
+        if unknown := sorted(attributes.keys() - keywords.keys()):
             return f"attribute {unknown[0]!r} is not supported"
         needed = {n for n, p in keywords.items() if p.default is p.empty} - ASKED
-        if missing := sorted(needed - attributes):
+        if missing := sorted(needed - attributes.keys()):
             return f"attribute {missing[0]!r} is missing"
         if outputs > 1 and "n_outputs" not in keywords:
             return f"output {outputs} is read, only the first is supported"
+        for name, value in (*attributes.items(), ("n_outputs", outputs)):
+            hint = _hints(self.target).get(name)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                return f"{name} = {value!r} is not supported"
         return self._misfit_inputs(inputs)
 
     def _misfit_inputs(self, inputs: list[bool]) -> str | None:
@@ -79,9 +85,19 @@ class Converter:
         if len(inputs) > len(positional) and not variadic:
             return f"{len(inputs)} inputs are given, {len(positional)} are supported"
         for i, parameter in enumerate(positional):
-            if parameter.default is parameter.empty and not (i < len(inputs) and inputs[i]):
+            given = i < len(inputs) and inputs[i]
+            hint = _hints(self.call).get(parameter.name)
+            if given and hint is type(None):
+                return f"input {i} ({parameter.name}) is not supported"
+            # An optional input that required ones follow has no default.
+            if parameter.default is parameter.empty and not given and type(None) not in get_args(hint):
                 return f"input {i} ({parameter.name}) is missing"
         return None
+
+
+@cache
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(target.__init__ if is_module(target) else target)
 
 
 @cache

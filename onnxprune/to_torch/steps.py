@@ -101,7 +101,7 @@ class _Planner:
         reason: str | None = "no converter"
         if converter is not None:
             given = [bool(name) for name in node.input]
-            reason = _untyped(node, read, types) or converter.misfit(given, set(attributes), len(outputs))
+            reason = _untyped(node, read, types) or converter.misfit(given, attributes, len(outputs))
         bodies = {n: self.graph(v, types) for n, v in attributes.items() if isinstance(v, onnx.GraphProto)}
         if reason is None and converter is not None:
             plain = {n: v for n, v in attributes.items() if n not in bodies}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from onnxprune.to_torch import cast, integer, quantize
+from onnxprune.to_torch import cast, integer, microsoft_integer, microsoft_quantized, quantize
 from onnxprune.to_torch.operands import TRAINABLE, dtype_of
 
 Grid = torch.dtype | fx.Node
@@ -24,10 +24,25 @@ _ZERO_POINT: dict[Callable[..., Any], int] = {
     quantize.quantize_linear: 2,
     integer.qlinear_conv: 7,
     integer.qlinear_matmul: 7,
+    microsoft_integer.qlinear_conv_last: 7,
+    microsoft_integer.qgemm: 8,
+    microsoft_quantized.qlinear_add: 7,
+    microsoft_quantized.qlinear_mul: 7,
+    microsoft_quantized.qlinear_average_pool: 4,
+    microsoft_quantized.qlinear_concat: 1,
+    microsoft_quantized.qlinear_global_average_pool: 4,
+    microsoft_quantized.qlinear_leaky_relu: 4,
+    microsoft_quantized.qlinear_sigmoid: 4,
+    microsoft_quantized.qlinear_softmax: 4,
+    microsoft_quantized.qlinear_where: 8,
 }
 """The operand that is the result's zero point; uint8 where it is left out."""
 _INT32 = (integer.conv_integer, integer.matmul_integer)
-_READING = {quantize.dequantize_linear, operator.getitem}
+_READING = {
+    quantize.dequantize_linear,
+    microsoft_integer.matmul_integer_to_float,
+    operator.getitem,
+}
 
 
 def settle(graph: fx.Graph) -> None:
@@ -57,6 +72,8 @@ def _made(node: fx.Node, from_carried: bool) -> Grid | None:
     if node.target in _INT32:
         return torch.int32 if from_carried else None
     if node.target not in _ZERO_POINT or not (from_carried or node.target is quantize.quantize_linear):
+        return None
+    if node.target is microsoft_integer.qgemm and len(node.args) < 8:
         return None
     if code := node.kwargs.get("output_dtype"):
         assert isinstance(code, int)
