@@ -162,6 +162,11 @@ def to_bytes(tensor: Tensor, code: int) -> bytes:
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every entry of a float tensor is; unlike torch.isfinite it takes no memory of the tensor's size."""
+    return not tensor.numel() or all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor.detach()))
+
+
 def is_module(target: Any) -> bool:
     """Whether a converter's target is an nn.Module class."""
     return isinstance(target, type) and issubclass(target, nn.Module)

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from onnxprune.errors import ConversionError, ModelError, TrainingError
 from onnxprune.to_torch.bodies import initializers
-from onnxprune.to_torch.operands import to_bytes, to_tensor
+from onnxprune.to_torch.operands import is_finite, to_bytes, to_tensor
 
 INITIALIZERS = "onnx_initializers"  # GraphModule.meta key: initializer name -> attribute path
 _RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
@@ -156,7 +156,7 @@ def _write(initializer: onnx.TensorProto, name: str, tensor: Tensor) -> None:
     new = to_bytes(tensor, initializer.data_type)
     if new == to_bytes(before, initializer.data_type):
         return
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    if tensor.is_floating_point() and not is_finite(tensor):
         raise TrainingError(f"weight {name!r} holds NaN or infinity; train with a lower learning rate")
     for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
         initializer.ClearField(field)

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from onnxprune.to_torch.operands import TRAINABLE, Form
+from onnxprune.to_torch.operands import TRAINABLE, Form, is_finite
 
 
 @dataclass(frozen=True)
@@ -43,4 +43,4 @@ def is_weight(tensor: Tensor) -> bool:
     Rank 0 is how exporters write the numbers of a formula (the divisor sqrt(d), an epsilon), and a tensor
     with infinities is a mask; neither is a weight.
     """
-    return tensor.dtype in TRAINABLE and tensor.dim() > 0 and bool(torch.isfinite(tensor).all())
+    return tensor.dtype in TRAINABLE and tensor.dim() > 0 and is_finite(tensor)
