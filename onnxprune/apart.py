@@ -145,13 +145,7 @@ def without_initializers(proto: ModelProto) -> ModelProto:
 def fits(tensor: TensorProto, stored: int) -> bool:
     """Whether a tensor with so many bytes of values may stand apart; damaged ones may not."""
     dtype = PLAIN.get(tensor.data_type)
-    if (
-        dtype is None
-        or stored <= LARGE
-        or not tensor.name
-        or tensor.external_data
-        or min(tensor.dims, default=0) < 0
-    ):
+    if dtype is None or stored <= LARGE or not tensor.name or min(tensor.dims, default=0) < 0:
         return False
     return int(np.prod([int(n) for n in tensor.dims], dtype=object)) * dtype.itemsize == stored
 

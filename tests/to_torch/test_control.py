@@ -26,7 +26,8 @@ LOOP = """
 <ir_version: 8, opset_import: ["" : 17]>
 loop (float[2,3] x, int64 trips, bool go) => (float[2,3] last, float[T,2,3] all)
 <float[3,3] w> {
-    last, all = Loop (trips, go, x) <body = step (int64 i, bool c, float[2,3] v) => (bool on, float[2,3] u, float[2,3] o) {
+    last, all = Loop (trips, go, x) <
+        body = step (int64 i, bool c, float[2,3] v) => (bool on, float[2,3] u, float[2,3] o) {
         m = MatMul(v, w)
         u = Tanh(m)
         f = Cast<to = 1>(i)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_load_takes_little_more_than_the_weights(apart: bool, tmp_path: Path) ->
     sizes = 4096, 8192, 2048  # 192 MiB
     values = {
         f"w{i}": np.full((rows, columns), i + 1, np.float32)
-        for i, (rows, columns) in enumerate(zip(sizes, sizes[1:], strict=False))
+        for i, (rows, columns) in enumerate(pairwise(sizes))
     }
     nodes = [helper.make_node("MatMul", ["x", "w0"], ["h"]), helper.make_node("MatMul", ["h", "w1"], ["y"])]
     path = tmp_path / "m.onnx"
