@@ -38,13 +38,13 @@ def split_18(
     num_outputs: int | None = None,
     n_outputs: int = 1,
 ) -> Tensor | tuple[Tensor, ...]:
-    """Without `split`, equal parts of which the last may be smaller."""
+    """Without `split`, equal parts of which the last may be smaller, or empty."""
     if split is not None:
         parts = torch.split(x, ints(split), axis)
     else:
-        count = num_outputs or n_outputs
-        part = -(-x.shape[axis] // count)
-        parts = torch.split(x, [part] * (count - 1) + [x.shape[axis] - part * (count - 1)], axis)
+        count, size = num_outputs or n_outputs, x.shape[axis]
+        part = -(-size // count)
+        parts = torch.split(x, [max(min(part, size - i * part), 0) for i in range(count)], axis)
     return parts[:n_outputs] if n_outputs > 1 else parts[0]
 
 
