@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from onnxprune.errors import ModelError
-from onnxprune.to_torch import sequence, sizes, straight
+from onnxprune.to_torch import arithmetic, sequence, sizes, straight
 from onnxprune.to_torch.operands import Form, dtype_of, is_module, to_tensor
 from onnxprune.to_torch.state import INITIALIZERS, attribute_paths, place, read_initializer, show_names
 from onnxprune.to_torch.steps import Plan, Step
@@ -181,8 +181,6 @@ class Importer:
         target = step.converter.target
         if step.bodies:
             self._control(step, inputs)
-        elif (fixed := self._fixed_size(step)) is not None:
-            self._set(step.outputs[0], fixed)
         elif sized := self._sizes(step, inputs):
             self._set(step.outputs[0], sized)
         elif all(v is None or isinstance(v, Constant) for v in inputs) and not (
@@ -202,64 +200,22 @@ class Importer:
         self.values[name] = value
         self.tensor_nodes.pop(name, None)
 
-    def _fixed_size(self, step: Step) -> Constant | None:
-        """One size out of a Shape, if the file fixes it; axis 0 stays open, to train with other batches."""
+    def _sizes(self, step: Step, inputs: list[Value | None]) -> Constant | Sizes | None:
+        """What the node makes, if that is a size or several."""
         source = self.shape_of.get(step.node.input[0]) if step.node.op_type == "Gather" else None
-        index = self.values[step.node.input[1]] if source else None
-        if not source or not isinstance(index, Constant) or index.tensor.numel() != 1:
+        if source and (known := arithmetic.known_size(step, source, inputs[1], self.types)):
+            return known
+        rule = arithmetic.rule_of(step, inputs, self.types)
+        if rule is None:
             return None
-        dims = self.types.get(source, onnx.TypeProto()).tensor_type.shape.dim
-        place = int(index.tensor.item())
-        place = place + len(dims) if place < 0 else place
-        if not 0 < place < len(dims) or not dims[place].HasField("dim_value"):
-            return None
-        return Constant(torch.full_like(index.tensor, dims[place].dim_value, dtype=torch.int64))
-
-    def _sizes(self, step: Step, inputs: list[Value | None]) -> Sizes | None:
-        """The node on Python numbers, if that is what it computes."""
-        rule = sizes.RULES.get(step.node.op_type)
-        output = self.types.get(step.node.output[0], onnx.TypeProto()).tensor_type
-        if rule is None or step.converter.domain or len(step.outputs) > 1:
-            return None
-        ranks = [len(output.shape.dim), *(self._rank(n) for n, v in zip(step.node.input, inputs, strict=True)
-                                          if isinstance(v, Sizes))]  # fmt: skip
-        most = 2 if step.node.op_type in sizes.TABLE_OPS else 1
-        if not output.HasField("shape") or max(ranks) > most or output.elem_type not in _SIZE_TYPES:
-            return None
-        if max(ranks) == 2 and step.node.op_type == "Slice" and not self._along_rows(inputs):
-            return None
-        arguments: list[Any] = []
+        arguments = tuple(
+            v.node if isinstance(v, Sizes) else v.tensor.tolist() if isinstance(v, Constant) else v
+            for v in inputs
+        )
         if step.node.op_type in ("Shape", "Size"):
-            arguments = [self._tensor(step.node.input[0])]
-        elif any(isinstance(v, Sizes) for v in inputs):
-            for value in inputs:
-                if isinstance(value, Sizes):
-                    arguments.append(value.node)
-                elif (
-                    isinstance(value, Constant)
-                    and value.tensor.dim() < 2
-                    and not value.tensor.is_floating_point()
-                ):
-                    arguments.append(value.tensor.tolist())
-                else:
-                    return None
-        else:
-            return None
-        keywords = {
-            n: to_tensor(v).item() if isinstance(v, onnx.TensorProto) else v
-            for n, v in step.attributes.items()
-        }
-        node = self.graph.call_function(rule, tuple(arguments), keywords)
-        return Sizes(node, dtype_of(output.elem_type))
-
-    def _rank(self, name: str) -> int:
-        return len(self.types[name].tensor_type.shape.dim)
-
-    @staticmethod
-    def _along_rows(inputs: list[Value | None]) -> bool:
-        """Whether a Slice is of the first axis alone."""
-        axes = inputs[3] if len(inputs) > 3 else None
-        return isinstance(axes, Constant) and axes.tensor.reshape(-1).tolist() == [0]
+            arguments = (self._tensor(step.node.input[0]),)
+        node = self.graph.call_function(rule, arguments, arithmetic.keywords(step))
+        return Sizes(node, dtype_of(self.types[step.outputs[0]].tensor_type.elem_type))
 
     def _fold(self, step: Step, inputs: list[Value | None]) -> None:
         arguments = [
@@ -327,7 +283,9 @@ class Importer:
         value = self._value(name)
         if isinstance(value, Constant) and not isinstance(known := as_number(value.tensor, form), Tensor):
             return known
-        if isinstance(value, Sizes) and (form in _NUMBERS or (form is Form.INDEX and self._rank(name) == 0)):
+        if isinstance(value, Sizes) and (
+            form in _NUMBERS or (form is Form.INDEX and arithmetic.rank(name, self.types) == 0)
+        ):
             return value.node
         if form is Form.STATISTIC and not (name in self.statistics and self.readers[name] == 1):
             if not (isinstance(value, fx.Node) and value.op == "placeholder"):
@@ -378,7 +336,6 @@ class Importer:
 
 _PYTHON_NUMBERS = {"Loop": (0, 1)}  # which inputs (count, condition) and outputs (condition) of a body
 _INT64 = onnx.TensorProto.INT64
-_SIZE_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 
 
 def _argument(name: str, taken: Collection[str]) -> str:
