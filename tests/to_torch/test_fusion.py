@@ -176,6 +176,31 @@ def test_a_layer_norm_over_two_axes() -> None:
     check(text(spelling), (3, 5, 8), "layer_norm", held=held)
 
 
+GROUPED = "i = Reshape(x, s); n = InstanceNormalization(i, one, zero) epsilon=1e-3; h = Shape(x); r = Reshape(n, h); "
+
+
+def groups(**others: Array) -> dict[str, Array]:
+    return {"s": np.array([0, 2, -1]), "one": np.ones(2, np.float32), "zero": np.zeros(2, np.float32), **others}
+
+
+def with_constants(nodes: Nodes, values: Mapping[str, Array]) -> list[onnx.NodeProto]:
+    """Exporters write them as Constant nodes; initializers of ones would train."""
+    made = [helper.make_node("Constant", [], [n], value=onnx.numpy_helper.from_array(v)) for n, v in values.items()]
+    return [*made, *nodes]
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_a_group_norm_as_torchscript_writes_it(opset: int) -> None:
+    held = {"w": draw(6, 1, 1, seed=1) + 2, "b": draw(6, 1, 1, seed=2)}
+    nodes = with_constants(text(GROUPED + "m = Mul(r, w); y = Add(m, b)"), groups())
+    check(nodes, (3, 6, 4, 4), "flatten", "flatten", "group_norm", held=held, opset=opset)
+
+
+def test_a_group_norm_of_trained_groups_stays() -> None:
+    made = model(text(GROUPED + "y = Relu(r)"), {"x": ["N", 6, 4, 4]}, ["y"], groups())
+    assert calls(load(made))["instance_normalization"] == 1
+
+
 def test_a_scale_of_another_shape_is_multiplied_afterwards() -> None:
     spelling = CENTRED + "n = Div(d, r); y = Mul(n, w)"
     check(text(spelling), (3, 5, 40), "layer_norm", "mul", held={"w": draw(5, 40, seed=1)})

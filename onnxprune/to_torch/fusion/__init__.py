@@ -6,12 +6,12 @@ applies only where nothing else reads what lies between.
 
 from torch import fx
 
-from onnxprune.to_torch.fusion import activation, attention, linear, norm
+from onnxprune.to_torch.fusion import activation, attention, group_norm, linear, norm
 from onnxprune.to_torch.fusion.gates import fold_gates
 from onnxprune.to_torch.fusion.match import dtype, op
 from onnxprune.to_torch.fusion.rules import RULES, fuses
 
-__all__ = ["activation", "attention", "fuse", "linear", "norm"]
+__all__ = ["activation", "attention", "fuse", "group_norm", "linear", "norm"]
 
 
 def fuse(module: fx.GraphModule) -> None:
