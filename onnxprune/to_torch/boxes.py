@@ -6,7 +6,7 @@ from torch import Tensor
 from onnxprune.to_torch.operands import Scalar, number
 from onnxprune.to_torch.registry import converts
 
-_BLOCK = 1024  # boxes compared with each other at once
+_BLOCK = 128  # boxes compared with each other at once
 
 
 @converts("NonMaxSuppression", since=10)

@@ -1,9 +1,9 @@
 """What lies in regions of an image."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from onnxprune.to_torch.registry import converts
@@ -47,46 +47,50 @@ def roi_align(
     bounds = rois * spatial_scale - (0.5 if half else 0.0)
     begins, spans = bounds[:, :2], bounds[:, 2:] - bounds[:, :2]
     spans = spans if half else spans.clamp(min=1)
-    rows = _samples(begins[:, 1], spans[:, 1], output_height, sampling_ratio, x.shape[2])
-    columns = _samples(begins[:, 0], spans[:, 0], output_width, sampling_ratio, x.shape[3])
-    image = batch.long()[:, None, None]
-    corners = torch.stack([
-        x[image, :, row[:, :, None], column[:, None]] * (by[:, :, None] * along[:, None])[..., None]
-        for row, by in rows.taps for column, along in columns.taps
-    ])  # [4, regions, sampled rows, sampled columns, channels]  # fmt: skip
-    shape = (len(rois), output_height, rows.most, output_width, columns.most, x.shape[1])
-    counted = rows.counted[:, :, :, None, None] & columns.counted[:, None, None]  # [N, H, rows, W, columns]
+    rows, by, seen = _samples(begins[:, 1], spans[:, 1], output_height, sampling_ratio, x.shape[2])
+    columns, along, seen_too = _samples(begins[:, 0], spans[:, 0], output_width, sampling_ratio, x.shape[3])
+    image = batch.long().reshape(-1, 1, 1, 1, 1) * x.shape[2]
+    places = (image + rows[:, :, None, :, None]) * x.shape[3] + columns[:, None, :, None]
+    weights = (
+        by[:, :, None, :, None] * along[:, None, :, None]
+    )  # [regions, height, width, row taps, column taps]
+    source = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     if mode == "max":
-        peaks = torch.where(counted[..., None], corners.amax(0).reshape(shape), -torch.inf).amax((2, 4))
+        read = source[places.flatten(3)] * weights.flatten(3).unsqueeze(-1)
+        real = (seen[:, :, None] & seen_too[:, None]).reshape(len(rois), 1, 1, -1, 1)
+        peaks = torch.where(real, read, -torch.inf).amax(3)
         return torch.where(peaks == -torch.inf, 0, peaks).movedim(-1, 1)
-    total = torch.where(counted[..., None], corners.sum(0).reshape(shape), 0).sum((2, 4))
-    return (total / counted.sum((2, 4)).clamp(min=1)[..., None].to(x.dtype)).movedim(-1, 1)
+    counts = seen.sum(1).clamp(min=2) * seen_too.sum(1).clamp(min=2) / 4  # two taps a sample
+    shares = weights / counts.to(x.dtype).reshape(-1, 1, 1, 1, 1)
+    flat = F.embedding_bag(
+        places.flatten(3).flatten(0, 2),
+        source,
+        mode="sum",
+        per_sample_weights=shares.flatten(3).flatten(0, 2),
+    )
+    return flat.reshape(len(rois), output_height, output_width, x.shape[1]).movedim(-1, 1)
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Where the bins of each region are read along one axis, at most `most` times each."""
+def _samples(begin: Tensor, span: Tensor, bins: int, ratio: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices along one axis and weights, both [regions, bins, taps], and which taps count [regions, taps].
 
-    taps: tuple[tuple[Tensor, Tensor], ...]  # index and weight, each [regions, bins * most]
-    counted: Tensor  # [regions, 1, most]
-    most: int
-
-
-def _samples(begin: Tensor, span: Tensor, bins: int, ratio: int, size: int) -> Samples:
-    """As many reads as `ratio` says, or as a bin is long; outside the image they give 0."""
+    Each bin is sampled as often as `ratio` says, or as it is long, each sample between two entries; outside
+    the image it gives 0.
+    """
     count = torch.full_like(span, ratio) if ratio else torch.ceil(span / bins)
     most = ratio or max(int(count.max().item()) if len(count) else 0, 1)
     step = torch.arange(most, device=span.device, dtype=span.dtype)
     within = (step + 0.5) / count.clamp(min=1)[:, None]  # [regions, most], in bins
     offset = torch.arange(bins, device=span.device, dtype=span.dtype)[:, None] + within[:, None]
-    place = (begin[:, None, None] + offset * (span / bins)[:, None, None]).flatten(1)
-    inside = (place >= -1) & (place <= size)
+    place = begin[:, None, None] + offset * (span / bins)[:, None, None]
+    counted = step < count[:, None]
+    inside = (place >= -1) & (place <= size) & counted[:, None]
     clamped = place.clamp(0, size - 1)
     low = clamped.floor()
     share = clamped - low
-    indices = low.long(), (low.long() + 1).clamp(max=size - 1)
-    weights = torch.where(inside, 1 - share, 0), torch.where(inside, share, 0)
-    return Samples(tuple(zip(indices, weights, strict=True)), (step < count[:, None])[:, None], most)
+    index = torch.stack([low.long(), (low.long() + 1).clamp(max=size - 1)], -1)
+    weight = torch.stack([torch.where(inside, 1 - share, 0), torch.where(inside, share, 0)], -1)
+    return index.flatten(2), weight.flatten(2), counted.repeat_interleave(2, 1)
 
 
 @converts("MaxRoiPool", since=1)
