@@ -164,7 +164,8 @@ def to_bytes(tensor: Tensor, code: int) -> bytes:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether every entry of a float tensor is; unlike torch.isfinite it takes no memory of the tensor's size."""
-    return not tensor.numel() or all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor.detach()))
+    values = tensor.detach() if tensor.dtype in TRAINABLE else tensor.float()  # the small floats have no aminmax
+    return not values.numel() or all(bool(torch.isfinite(end)) for end in torch.aminmax(values))
 
 
 def is_module(target: Any) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from onnxprune.apart import Apart, is_apart, take_apart
 from onnxprune.errors import ConversionError, ModelError
 from onnxprune.intake import read
+from onnxprune.shapes.foreign import taught
 from onnxprune.to_torch import fusion
 from onnxprune.to_torch.bodies import graphs, hoist
 from onnxprune.to_torch.expand import expand
@@ -110,9 +111,10 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """With the type of every value that shape inference can tell."""
+    """With the type of every value that shape inference can tell, those of onnxruntime's ops among them."""
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+        with taught(model):
+            return onnx.shape_inference.infer_shapes(model, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         log.warning("shape inference failed, shape arithmetic stays on tensors: %s", error)
         return model
