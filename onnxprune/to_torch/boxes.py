@@ -20,13 +20,12 @@ def non_max_suppression(
     center_point_box: int = 0,
 ) -> Tensor:
     """Rows (batch, class, box) [N, 3], the best box of each class first."""
-    limit, overlap = _given(most, 0), _given(iou_threshold, 0.0)
+    limit, overlap, least = _given(most, 0), _given(iou_threshold, 0.0), _given(score_threshold, -torch.inf)
     rows = []
     for image, (corners, table) in enumerate(zip(_corners(boxes, center_point_box), scores, strict=True)):
         for label, score in enumerate(table):
-            order = torch.argsort(score, descending=True, stable=True)
-            if score_threshold is not None:
-                order = order[(score > number(score_threshold))[order]]
+            good = (score > least).nonzero()[:, 0]
+            order = good[torch.argsort(score[good], descending=True, stable=True)]
             kept = _greedy(corners, order, int(limit), overlap)
             rows.append(torch.stack([torch.full_like(kept, image), torch.full_like(kept, label), kept], 1))
     return torch.cat(rows) if rows else scores.new_zeros(0, 3, dtype=torch.int64)
