@@ -164,7 +164,7 @@ def to_bytes(tensor: Tensor, code: int) -> bytes:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether every entry of a float tensor is; unlike torch.isfinite it takes no memory of the tensor's size."""
-    values = tensor.detach() if tensor.dtype in TRAINABLE else tensor.float()  # the small floats have no aminmax
+    values = tensor.detach() if tensor.dtype in TRAINABLE else tensor.float()  # else aminmax may lack
     return not values.numel() or all(bool(torch.isfinite(end)) for end in torch.aminmax(values))
 
 
