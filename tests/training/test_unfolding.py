@@ -1,5 +1,8 @@
 """BatchNorm put in for training and folded away again, without a change to the function."""
 
+import io
+import warnings
+
 import numpy as np
 import onnx
 import pytest
@@ -98,3 +101,28 @@ def test_a_model_with_batchnorm_folded_away_trains_as_well() -> None:
     assert trained.reached <= 0.3
     assert trained.after["accuracy"] >= 0.97
     assert not any(node.op_type == "BatchNormalization" for node in trained.model.graph.node)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+def test_a_whole_network_unfolded_and_folded_again_computes_the_same(name: str) -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    network = getattr(models, name)(weights=None)
+    network(torch.randn(16, 3, 64, 64))  # statistics that folding has something to do with
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own deprecation
+        torch.onnx.export(
+            network.eval(), (torch.randn(1, 3, 64, 64),), file, dynamo=False, input_names=["x"],
+            dynamic_axes={"x": {0: "N"}},
+        )  # fmt: skip
+    folded = onnx.load_from_string(file.getvalue())
+    data = from_arrays({"x": np.random.default_rng(0).normal(size=(64, 3, 64, 64)).astype(np.float32)},
+                       [("x", np.float32, (None, 3, 64, 64))])  # fmt: skip
+    unfolded = unfold(folded, data)
+    assert unfolded is not None
+    convolutions = sum(node.op_type == "Conv" for node in folded.graph.node)
+    assert sum(node.op_type == "BatchNormalization" for node in unfolded.graph.node) == convolutions
+    assert verify(folded, unfolded).max_rel_error <= 1e-5
+    assert verify(folded, fold(unfolded)).max_rel_error <= 1e-5
