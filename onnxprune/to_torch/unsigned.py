@@ -4,18 +4,23 @@ Steps with such operands look here first. Sums and products wrap around as the t
 uint16 and uint32, and has the bits of uint64.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from onnxprune.to_torch import reduce
+from onnxprune.to_torch.constant import trilu
+from onnxprune.to_torch.index import scatter_nd
 from onnxprune.to_torch.operands import Ints, Scalar
-from onnxprune.to_torch.reduce import arg_max, arg_min, cum_sum, reduction
+from onnxprune.to_torch.reduce import arg_max, arg_min, cum_sum
 from onnxprune.to_torch.registry import converts
 
 WIDE_UNSIGNED = "wide unsigned"  # the registry's domain for these converters
 _LOWEST = torch.iinfo(torch.int64).min
 _HIGHEST = torch.iinfo(torch.int64).max
+_Lower = Callable[[Tensor, torch.dtype], Tensor]
 
 
 def _bits(x: Tensor) -> Tensor:
@@ -107,34 +112,23 @@ def non_zero(x: Tensor) -> Tensor:
     return (x != 0).nonzero().t()
 
 
-@converts("ReduceSum", since=13, domain=WIDE_UNSIGNED)
-def reduce_sum(
-    x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Tensor:
-    total = reduction(
-        _bits(x), axes, op="ReduceSum", keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
-    )
-    return total.to(x.dtype)
+def _reduction(op: str, since: int, lift: Callable[[Tensor], Tensor], lower: _Lower) -> None:
+    plain: Callable[..., Tensor] = getattr(reduce, f"{op}_{since}")
+
+    @functools.wraps(plain)
+    def reduced(x: Tensor, *axes: Ints, **attributes: int) -> Tensor:
+        return lower(plain(lift(x), *axes, **attributes), x.dtype)
+
+    reduced.__module__ = __name__
+    _name(reduced, op, since)
 
 
-@converts("ReduceMax", since=18, domain=WIDE_UNSIGNED)
-def reduce_max(
-    x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Tensor:
-    top = reduction(
-        _ranked(x), axes, op="ReduceMax", keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
-    )
-    return _unranked(top, x.dtype)
-
-
-@converts("ReduceMin", since=18, domain=WIDE_UNSIGNED)
-def reduce_min(
-    x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Tensor:
-    least = reduction(
-        _ranked(x), axes, op="ReduceMin", keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
-    )
-    return _unranked(least, x.dtype)
+for _op, _since in (("ReduceSum", 13), ("ReduceProd", 18), ("ReduceL1", 18), ("ReduceSumSquare", 18)):
+    for _version in (1, _since):
+        _reduction(_op, _version, _bits, torch.Tensor.to)
+for _op in ("ReduceMax", "ReduceMin"):
+    for _version in (1, 18):
+        _reduction(_op, _version, _ranked, _unranked)
 
 
 @converts("ArgMax", since=1, domain=WIDE_UNSIGNED)
@@ -150,3 +144,16 @@ def arg_min_(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: 
 @converts("CumSum", since=11, domain=WIDE_UNSIGNED)
 def cum_sum_(x: Tensor, axis: Scalar, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
     return cum_sum(_bits(x), axis, exclusive=exclusive, reverse=reverse).to(x.dtype)
+
+
+@converts("Trilu", since=14, domain=WIDE_UNSIGNED)
+def trilu_(x: Tensor, k: Scalar = 0, *, upper: int = 1) -> Tensor:
+    return trilu(_bits(x), k, upper=upper).to(x.dtype)
+
+
+@converts("ScatterND", since=11, domain=WIDE_UNSIGNED)
+def scatter_nd_(data: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
+    if reduction in ("max", "min"):
+        extreme = scatter_nd(_ranked(data), indices, _ranked(updates), reduction=reduction)
+        return _unranked(extreme, data.dtype)
+    return scatter_nd(_bits(data), indices, _bits(updates), reduction=reduction).to(data.dtype)

@@ -56,13 +56,21 @@ def test_shifts_fill_with_zeros(direction: str, dtype: type[np.unsignedinteger[A
 
 
 @pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("opset", [11, 18])
 @pytest.mark.parametrize(
-    ("op", "numpy"), [("ReduceSum", np.sum), ("ReduceMax", np.max), ("ReduceMin", np.min)]
+    ("op", "numpy"),
+    [("ReduceSum", np.sum), ("ReduceProd", np.prod), ("ReduceMax", np.max), ("ReduceMin", np.min)],
 )
-def test_reductions_keep_the_type(op: str, numpy: Any, dtype: type[np.unsignedinteger[Any]]) -> None:
+def test_reductions_keep_the_type(
+    op: str, numpy: Any, opset: int, dtype: type[np.unsignedinteger[Any]]
+) -> None:
     values = extremes(dtype).reshape(4, 7)
-    want = numpy(values, 1, **({"dtype": dtype} if op == "ReduceSum" else {}))
-    np.testing.assert_array_equal(run(op, values, np.array([1]), keepdims=0), want, strict=True)
+    want = numpy(values, 1, **({"dtype": dtype} if op in ("ReduceSum", "ReduceProd") else {}))
+    if opset == 11:
+        ours = run(op, values, opset=11, axes=[1], keepdims=0)
+    else:
+        ours = run(op, values, np.array([1]), keepdims=0)
+    np.testing.assert_array_equal(ours, want, strict=True)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -82,6 +90,17 @@ def test_single_operands_give_what_numpy_gives(dtype: type[np.unsignedinteger[An
     np.testing.assert_array_equal(run("Abs", values), values)
     np.testing.assert_array_equal(run("NonZero", values), np.stack(np.nonzero(values)))
     np.testing.assert_array_equal(run("CumSum", values, np.array(0)), np.cumsum(values, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_entries_move(dtype: type[np.unsignedinteger[Any]]) -> None:
+    table = extremes(dtype).reshape(4, 7)
+    np.testing.assert_array_equal(run("Trilu", table), np.triu(table))
+    places, updates = np.array([[1], [3]]), table[[2, 0]]
+    for how, numpy in (("add", np.add), ("max", np.maximum), ("min", np.minimum)):
+        want = table.copy()
+        want[[1, 3]] = numpy(want[[1, 3]], updates)
+        np.testing.assert_array_equal(run("ScatterND", table, places, updates, reduction=how), want, strict=True)
 
 
 def test_floats_still_meet_plain_torch_functions() -> None:
