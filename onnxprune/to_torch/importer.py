@@ -18,7 +18,7 @@ from onnxprune.to_torch import arithmetic, sequence, sizes, straight
 from onnxprune.to_torch.operands import Form, dtype_of, is_module, to_tensor
 from onnxprune.to_torch.state import INITIALIZERS, attribute_paths, place, read_initializer, show_names
 from onnxprune.to_torch.steps import Plan, Step
-from onnxprune.to_torch.values import Constant, Sizes, Value, as_number, is_weight
+from onnxprune.to_torch.values import Constant, Sizes, Value, as_number, is_factor, is_weight
 
 log = logging.getLogger(__name__)
 
@@ -151,15 +151,18 @@ class Importer:
 
     def _initializers(self) -> None:
         forms: dict[str, set[Form]] = defaultdict(set)
+        readers: dict[str, set[str]] = defaultdict(set)
         for step in self.steps:
             for name, form in step.reads():
                 forms[name].add(form)
+                readers[name].add(step.node.op_type)
         for output in self.proto.output:
             forms[output.name].add(Form.TENSOR)
         for initializer in self.proto.initializer:
             tensor, read_as = self._read(initializer), forms[initializer.name]
             path = self.paths[initializer.name]
-            if is_weight(tensor) and Form.TENSOR in read_as:
+            formula = is_factor(initializer.name, tensor, readers[initializer.name])
+            if is_weight(tensor) and Form.TENSOR in read_as and not formula:
                 place(self.root, path, tensor, trainable=True)
                 self.values[initializer.name] = self._get(path)
             elif Form.STATISTIC in read_as:

@@ -1,5 +1,7 @@
 """What a value of the graph is while the importer builds the module."""
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -44,3 +46,13 @@ def is_weight(tensor: Tensor) -> bool:
     with infinities is a mask; neither is a weight.
     """
     return tensor.dtype in TRAINABLE and tensor.dim() > 0 and is_finite(tensor)
+
+
+def is_factor(name: str, tensor: Tensor, readers: Collection[str]) -> bool:
+    """Whether an initializer of one entry is a number of a formula too, such as the scale of an attention.
+
+    PyTorch's exporter calls what is no parameter of the network `val_7`.
+    """
+    return (
+        tensor.numel() == 1 and re.fullmatch(r"val_\d+", name) is not None and set(readers) <= {"Mul", "Div"}
+    )

@@ -68,6 +68,14 @@ def test_numbers_of_formulas_and_masks_are_not_trained() -> None:
     assert {name for name, _ in module.named_buffers()} == {"root", "mask"}
 
 
+def test_a_factor_that_the_exporter_named_is_not_trained_but_one_of_the_network_is() -> None:
+    nodes = [helper.make_node("Mul", ["x", "val_7"], ["h"]), helper.make_node("Mul", ["h", "scale"], ["y"])]
+    values = {"val_7": np.array([0.35], np.float32), "scale": np.array([2.0], np.float32)}
+    module = load(model(nodes, {"x": [1, 2]}, ["y"], values))
+    assert [name for name, _ in module.named_parameters()] == ["scale"]
+    assert set(module.state_dict()) == {"val_7", "scale"}
+
+
 def test_constant_operands_are_python_numbers_in_the_graph() -> None:
     nodes = [
         helper.make_node("Constant", [], ["minus"], value_ints=[-1]),
