@@ -27,7 +27,7 @@ def _sum(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     if x.is_floating_point():
         return x.mean(axes, keepdim=keep)
-    return torch.div(_sum(x, axes, keep), math.prod(x.shape[a] for a in axes), rounding_mode="trunc").to(
+    return torch.div(_sum(x, axes, keep), math.prod([x.shape[a] for a in axes]), rounding_mode="trunc").to(
         x.dtype
     )
 
@@ -39,13 +39,13 @@ def _prod(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _amax(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    if math.prod(x.shape[a] for a in axes) == 0:  # the identity of the maximum, as the specification has it
+    if math.prod([x.shape[a] for a in axes]) == 0:  # the identity of the maximum, as the specification has it
         return _empty(x, axes, keep, least=True)
     return x.amax(axes, keepdim=keep)
 
 
 def _amin(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    if math.prod(x.shape[a] for a in axes) == 0:
+    if math.prod([x.shape[a] for a in axes]) == 0:
         return _empty(x, axes, keep, least=False)
     return x.amin(axes, keepdim=keep)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from onnx import TensorProto, helper
 from small import Array, draw, in_onnxruntime, in_torch, model
 
@@ -344,3 +345,12 @@ def test_float16_stays_float16() -> None:
     (ours,), (theirs,) = in_torch(load(made), x), in_onnxruntime(made, x)
     assert ours.dtype == np.float16
     np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+
+
+@pytest.mark.parametrize("op", REDUCTIONS)
+def test_reductions_compile_as_one_graph(op: str) -> None:
+    node = helper.make_node(f"Reduce{op}", ["x", "axes"], ["y"])
+    module = load(model([node], {"x": ["N", 3, 4]}, ["y"], {"axes": np.array([1])}, opset=18))
+    x = torch.from_numpy(draw(2, 3, 4))
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), module(x), equal_nan=True)
