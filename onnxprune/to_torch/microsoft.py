@@ -34,6 +34,17 @@ def quick_gelu(x: Tensor, *, alpha: float = 1.702) -> Tensor:
     return x * torch.sigmoid(alpha * x)
 
 
+@converts("BiasSplitGelu", domain=DOMAIN, since=1)
+def bias_split_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    first, second = (x + bias).chunk(2, -1)
+    return first * F.gelu(second)
+
+
+@converts("BiasAdd", domain=DOMAIN, since=1)
+def bias_add(x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
+    return x + bias + skip
+
+
 def _activated(x: Tensor, name: str, parameters: Sequence[float | None]) -> Tensor:
     """What stands after a product; `parameters` in the order of the activation's own attributes."""
     first, second = [*parameters, None, None][:2]
@@ -100,6 +111,11 @@ def fused_matmul(
     a, b = (x.mT if turned and x.dim() > 1 else x for x, turned in ((a, transA), (b, transB)))
     y = torch.matmul(a, b)
     return y if alpha == 1 else alpha * y
+
+
+@converts("GemmFastGelu", domain=DOMAIN, since=1)
+def gemm_fast_gelu(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    return fast_gelu(torch.matmul(x, w), bias)
 
 
 @converts("TransposeMatMul", domain=DOMAIN, since=1)

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onnxprune.to_torch.microsoft import DOMAIN
+from onnxprune.to_torch.microsoft_integer import matmul_integer_to_float
+from onnxprune.to_torch.operands import Fixed
 from onnxprune.to_torch.registry import converts
 
 
@@ -35,9 +37,40 @@ def attention(
     projected = F.linear(x, weights.t(), bias)
     sizes = list(qkv_hidden_sizes or [projected.shape[-1] // 3] * 3)
     q, k, v = (heads_apart(part, num_heads) for part in torch.split(projected, sizes, -1))
-    if past is not None:
-        k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+    k, v = _after(past, k, v)
     y = _attend(q, k, v, mask_index, attention_bias, mask_filter_value, scale, causal=bool(unidirectional))
+    return (y, torch.stack([k, v]))[:n_outputs] if n_outputs > 1 else y
+
+
+def _after(past: Tensor | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
+
+
+@converts("QAttention", domain=DOMAIN, since=1)
+def qattention(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    x_scale: Fixed,
+    weight_scale: Fixed,
+    mask_index: Tensor | None = None,
+    x_zero: Fixed | None = None,
+    weight_zero: Fixed | None = None,
+    past: Tensor | None = None,
+    *,
+    num_heads: int,
+    scale: float | None = None,
+    unidirectional: int = 0,
+    mask_filter_value: float = -10000.0,
+    do_rotary: Literal[0] = 0,
+    past_present_share_buffer: Literal[0] = 0,
+    n_outputs: int = 1,
+) -> Tensor | tuple[Tensor, ...]:
+    """Attention whose projections multiply quantised numbers."""
+    projected = matmul_integer_to_float(x, weight, x_scale, weight_scale, x_zero, weight_zero, bias)
+    q, k, v = (heads_apart(part, num_heads) for part in projected.chunk(3, -1))
+    k, v = _after(past, k, v)
+    y = _attend(q, k, v, mask_index, None, mask_filter_value, scale, causal=bool(unidirectional))
     return (y, torch.stack([k, v]))[:n_outputs] if n_outputs > 1 else y
 
 

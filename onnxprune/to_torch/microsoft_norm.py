@@ -1,6 +1,7 @@
 """Normalisations of com.microsoft, and those that onnxruntime writes into ONNX's own domain."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from onnxprune.to_torch.microsoft import DOMAIN
@@ -62,6 +63,54 @@ def skip_simplified_layer_normalization(
         return normed
     y, deviation = normed
     return (y, torch.zeros_like(deviation), deviation, total)[:n_outputs]
+
+
+@converts("GroupNorm", domain=DOMAIN, since=1)
+def group_norm(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    *,
+    activation: int,
+    groups: int,
+    channels_last: int = 1,
+    epsilon: float = 1e-5,
+) -> Tensor:
+    y = F.group_norm(x.movedim(-1, 1) if channels_last else x, groups, gamma, beta, epsilon)
+    y = F.silu(y) if activation else y
+    return y.movedim(1, -1) if channels_last else y
+
+
+@converts("SkipGroupNorm", domain=DOMAIN, since=1)
+def skip_group_norm(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    skip: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: int,
+    groups: int,
+    channels_last: int = 1,
+    epsilon: float = 1e-5,
+    n_outputs: int = 1,
+) -> Tensor | tuple[Tensor, ...]:
+    """The norm of the sum, and the sum; `skip` may be [batch, channels]."""
+    total = x + _against(x, skip, channels_last)
+    total = total if bias is None else total + _against(x, bias.unsqueeze(0), channels_last)
+    y = group_norm(
+        total, gamma, beta, activation=activation, groups=groups, channels_last=channels_last, epsilon=epsilon
+    )
+    return (y, total)[:n_outputs] if n_outputs > 1 else y
+
+
+def _against(x: Tensor, side: Tensor, channels_last: int) -> Tensor:
+    """`side` [batch, channels] against the channels of `x`."""
+    if side.dim() == x.dim():
+        return side
+    over = [1] * (x.dim() - 2)
+    batch, channels = side.shape
+    return side.reshape([batch, *over, channels] if channels_last else [batch, channels, *over])
 
 
 @converts("EmbedLayerNormalization", domain=DOMAIN, since=1)

@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from onnxprune.to_torch import cast, integer, microsoft_integer, microsoft_quantized, quantize
+from onnxprune.to_torch import (
+    cast,
+    integer,
+    microsoft_attention,
+    microsoft_integer,
+    microsoft_quantized,
+    quantize,
+)
 from onnxprune.to_torch.operands import TRAINABLE, dtype_of
 
 Grid = torch.dtype | fx.Node
@@ -40,6 +47,7 @@ _ZERO_POINT: dict[Callable[..., Any], int] = {
 _INT32 = (integer.conv_integer, integer.matmul_integer)
 _READING = {
     quantize.dequantize_linear,
+    microsoft_attention.qattention,
     microsoft_integer.matmul_integer_to_float,
     operator.getitem,
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from onnx import helper, numpy_helper
 from small import Array, in_onnxruntime, in_torch
 
@@ -49,11 +50,13 @@ def agree(
     atol: float = 1e-5,
     **facts: Any,
 ) -> None:
-    """Both engines give the same, by default with the first input as the graph's."""
+    """Both engines give the same, by default with the first input as the graph's; and so on any device."""
     fed = fed or [next(iter(inputs))]
     made = single(op, inputs, fed=fed, **facts)
     values = [np.asarray(inputs[name]) for name in fed]
     theirs = in_onnxruntime(made, *values)
+    elsewhere = load(made).to("meta")(*(torch.from_numpy(value).to("meta") for value in values))
+    assert {y.device.type for y in (elsewhere if isinstance(elsewhere, tuple) else (elsewhere,))} == {"meta"}
     for ours, expected in zip(in_torch(load(made), *values), theirs, strict=True):
         assert (ours.dtype, ours.shape) == (expected.dtype, expected.shape)
         np.testing.assert_allclose(ours.astype(float), expected.astype(float), rtol=rtol, atol=atol)

@@ -179,6 +179,17 @@ def test_an_optimised_int8_model_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_text_model_with_quantised_weights_loads(tmp_path: Path) -> None:
+    onnx.save(bert(), tmp_path / "plain.onnx")
+    quantization.quantize_dynamic(tmp_path / "plain.onnx", tmp_path / "int8.onnx")
+    made = onnx.load(tmp_path / "int8.onnx")
+    inputs = [np.zeros((2, LENGTH), np.int64), np.ones((2, LENGTH), np.int64), np.ones((2, LENGTH), np.int64)]
+    for proto in (made, optimised(made, tmp_path)):
+        (ours,), (theirs,) = in_torch(load(proto), *inputs), in_onnxruntime(proto, *inputs)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", [Q.QUInt8, Q.QInt8])
 def test_a_dynamically_quantised_model_loads_and_passes_gradients(kind: Q, tmp_path: Path) -> None:
     onnx.save(residual(), tmp_path / "plain.onnx")

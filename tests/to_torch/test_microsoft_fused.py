@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from contrib import agree, single
 from small import Array, draw, in_onnxruntime, in_torch
 
@@ -127,3 +128,36 @@ def embeddings(*, segments: bool, masked: bool, placed: bool) -> dict[str, Array
 def test_embed_layer_normalization(segments: bool, masked: bool, placed: bool) -> None:
     inputs = embeddings(segments=segments, masked=masked, placed=placed)
     agree("EmbedLayerNormalization", inputs, outputs=3, epsilon=0.05)
+
+
+def on_a_gpu_only(op: str, inputs: dict[str, Array], **facts: Any) -> torch.Tensor:
+    """What PyTorch gives for an op that onnxruntime has no kernel for on the CPU."""
+    with torch.no_grad():
+        y: torch.Tensor = load(single(op, inputs, fed=["x"], **facts))(torch.from_numpy(inputs["x"]))
+    return y
+
+
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("op", ["GroupNorm", "SkipGroupNorm"])
+def test_group_norm_in_either_layout(op: str, last: int) -> None:
+    x, scale, shift, skip = draw(2, 4, 3, 5), draw(4, seed=1), draw(4, seed=2), draw(2, 4, seed=3)
+    total = torch.from_numpy(x)
+    inputs = {"x": x.transpose(0, 2, 3, 1).copy() if last else x, "g": scale, "s": shift}
+    if op == "SkipGroupNorm":
+        inputs |= {"skip": skip, "b": draw(4, seed=4)}
+        total = total + torch.from_numpy(skip + inputs["b"])[:, :, None, None]
+    y = on_a_gpu_only(op, inputs, groups=2, activation=1, channels_last=last, epsilon=0.05)
+    normed = torch.nn.functional.group_norm(total, 2, torch.from_numpy(scale), torch.from_numpy(shift), 0.05)
+    expected = torch.nn.functional.silu(normed)
+    torch.testing.assert_close(y, expected.permute(0, 2, 3, 1) if last else expected)
+
+
+def test_sums_and_products_with_gelu() -> None:
+    x, bias, w = torch.from_numpy(X), torch.from_numpy(draw(8)), torch.from_numpy(draw(8, 6))
+    gelu = torch.nn.functional.gelu
+    ours = on_a_gpu_only("BiasSplitGelu", {"x": X, "b": bias.numpy()})
+    torch.testing.assert_close(ours, (x + bias)[..., :4] * gelu((x + bias)[..., 4:]))
+    ours = on_a_gpu_only("BiasAdd", {"x": X, "b": bias.numpy(), "s": X})
+    torch.testing.assert_close(ours, 2 * x + bias)
+    ours = on_a_gpu_only("GemmFastGelu", {"x": X, "w": w.numpy(), "b": bias.numpy()[:6]})
+    torch.testing.assert_close(ours, gelu(x @ w + bias[:6], approximate="tanh"))

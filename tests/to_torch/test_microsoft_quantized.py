@@ -199,3 +199,46 @@ def test_gradients_pass_dynamically_quantised_products() -> None:
     load(made, straight_through=True)(x).sum().backward()
     np.testing.assert_allclose(x.grad, np.broadcast_to(0.1 * w.astype(np.float32).sum(1), (2, 8)), rtol=1e-4)
     assert not load(made)(x).requires_grad
+
+
+@pytest.mark.parametrize("per_column", [True, False])
+@pytest.mark.parametrize("causal", [0, 1])
+def test_attention_of_quantised_numbers(causal: int, per_column: bool) -> None:
+    scales = np.linspace(0.005, 0.01, 24, dtype=np.float32)
+    inputs = {
+        "x": whole(2, 5, 6), "w": whole(6, 24, dtype=np.int8), "b": draw(24), "xs": np.float32(0.01),
+        "ws": scales if per_column else scales[0], "m": np.array([3, 5], np.int32), "xz": np.array(120, np.uint8),
+        "wz": np.zeros(24 if per_column else (), np.int8),
+    }  # fmt: skip
+    agree("QAttention", inputs, num_heads=2, unidirectional=causal)
+
+
+@pytest.mark.parametrize("segments", [True, False])
+def test_quantised_embeddings(segments: bool) -> None:
+    rng = np.random.default_rng(0)
+    grids = {"word": (9, 8), "place": (7, 8), "segment": (2, 8), "g": (8,), "b": (8,)}
+    left_out = () if segments else ("segment",)
+    inputs = {
+        "ids": rng.integers(0, 9, (2, 5)).astype(np.int32),
+        "kinds": rng.integers(0, 2, (2, 5)).astype(np.int32) if segments else None,
+        **{n: None if n in left_out else whole(*s, seed=i) for i, (n, s) in enumerate(grids.items())},
+        "mask": np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32),
+        **{f"{n}_s": None if n in left_out else np.float32(0.02) for n in grids},
+        **{f"{n}_z": None if n in left_out else np.array(100, np.uint8) for n in grids},
+    }
+    agree("QEmbedLayerNormalization", inputs, outputs=2, epsilon=0.05)
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize("per_column", [True, False])
+def test_recurrent_layers_with_quantised_weights(per_column: bool, direction: str) -> None:
+    """Within what onnxruntime loses by rounding the input and the states in each step."""
+    ways, hidden = 2 if direction == "bidirectional" else 1, 4
+    columns = (ways, 4 * hidden) if per_column else (ways,)
+    scale, zero = np.full(columns, 0.005, np.float32), np.full(columns, 0 if per_column else 3, np.int8)
+    inputs = {
+        "x": draw(5, 2, 6), "w": whole(ways, 6, 4 * hidden, dtype=np.int8),
+        "r": whole(ways, hidden, 4 * hidden, dtype=np.int8, seed=1), "b": draw(ways, 8 * hidden),
+        "l": None, "h": None, "c": None, "p": None, "ws": scale, "wz": zero, "rs": scale, "rz": zero,
+    }  # fmt: skip
+    agree("DynamicQuantizeLSTM", inputs, outputs=3, hidden_size=hidden, direction=direction, rtol=0, atol=0.02)
