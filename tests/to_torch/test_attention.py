@@ -2,13 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import helper, numpy_helper
 from torch import Tensor
 
+from onnxprune.to_torch import load
 from onnxprune.to_torch.attention import attention
 from onnxprune.to_torch.linear_attention import linear_attention
+from onnxprune.to_torch.rotary import rotary_embedding
 
 
 def operand(heads: int, length: int, size: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -79,3 +83,24 @@ def test_linear_attention_passes_gradients() -> None:
     y = linear_attention(*operands, update_rule="linear", q_num_heads=4, kv_num_heads=2)
     assert isinstance(y, Tensor)
     assert all(g.isfinite().all() and g.any() for g in torch.autograd.grad(y.square().sum(), operands))
+
+
+@pytest.mark.parametrize("interleaved", [0, 1])
+def test_rotations_keep_lengths_and_pass_gradients(interleaved: int) -> None:
+    angle = torch.linspace(0, 3, 12, dtype=torch.float64).reshape(3, 4).expand(2, 3, 4)
+    x = Q.clone().requires_grad_()
+    turned = rotary_embedding(x, angle.cos(), angle.sin(), interleaved=interleaved)
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+    assert torch.autograd.gradcheck(
+        lambda v: rotary_embedding(v, angle.cos(), angle.sin(), interleaved=interleaved), x
+    )
+
+
+def test_the_tables_of_rotations_do_not_train() -> None:
+    ends = [helper.make_tensor_value_info("x", 1, [2, 4, 3, 8]), helper.make_tensor_value_info("p", 7, [2, 3])]
+    tables = [numpy_helper.from_array(np.ones((5, 4), np.float32), n) for n in ("cos", "sin")]
+    node = helper.make_node("RotaryEmbedding", ["x", "cos", "sin", "p"], ["y"])
+    graph = helper.make_graph([node], "g", ends, [helper.make_empty_tensor_value_info("y")], tables)
+    module = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]))
+    assert not list(module.parameters())
+    assert set(dict(module.named_buffers())) == {"cos", "sin"}
