@@ -170,6 +170,19 @@ def test_norms(name: str) -> None:
     check(text(spelling), (3, 5, 40), function, held=used)
 
 
+@pytest.mark.parametrize("width", [40, 1])
+@pytest.mark.parametrize("norm", ["layer norm", "RMS norm"])
+def test_norms_of_open_sizes(norm: str, width: int) -> None:
+    spelling, function = NORMS[norm]
+    held = {"w": draw(40, seed=1) + 2} | ({"b": draw(40, seed=2)} if norm == "layer norm" else {})
+    made = model(text(spelling), {"x": ["N", 5, "W"]}, ["y"], held)
+    module = load(made)
+    assert list(calls(module)) == [f"{function}_over"]
+    x = draw(3, 5, width)
+    expected = in_torch(load(made, fuse=False), x)[0]  # onnxruntime's own fusion stops at one that widens x
+    np.testing.assert_allclose(in_torch(module, x)[0], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_layer_norm_over_two_axes() -> None:
     spelling = CENTRED.replace("[-1]", "[-2,-1]") + "n = Div(d, r); s = Mul(n, w); y = Add(s, b)"
     held = {"w": draw(5, 8, seed=1) + 2, "b": draw(5, 8, seed=2)}
@@ -243,6 +256,23 @@ def test_attention(name: str) -> None:
     used = {n: v for n, v in held.items() if n in ATTENTIONS[name]}
     functions = ["permute", "scaled_dot_product_attention", "transpose", "transpose"]
     check(text(HEADS + ATTENTIONS[name]), (3, 6, 2, 8), *functions, held=used)
+
+
+@pytest.mark.parametrize("mask", [(3, 1, 6, 6), (1, 1, 1, 6), (3, 2, 6, 6)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_attention_with_a_mask_that_may_be_wider_than_the_scores(batch: int, mask: tuple[int, ...]) -> None:
+    nodes = text(HEADS + ATTENTIONS["a mask"])
+    made = model(nodes, {"x": ["N", 6, 2, 8], "mask": ["M", "H", "Q", 6]}, ["y"])
+    module, inputs = load(made), (draw(batch, 6, 2, 8), draw(*mask, seed=2))
+    assert calls(module)["attend"] == 1
+    (expected,) = in_onnxruntime(made, *inputs)
+    np.testing.assert_allclose(in_torch(module, *inputs)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_softmax_of_an_old_opset_over_several_axes_is_no_attention() -> None:
+    spelling = HEADS + "s = MatMul(q, k); a = Softmax(s); y = MatMul(a, v)"
+    module = load(model(text(spelling), {"x": ["N", 6, 2, 8]}, ["y"], opset=11))
+    assert "scaled_dot_product_attention" not in calls(module)
 
 
 def test_the_keys_lose_their_transposition() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx
+from torch import Tensor, fx
 
-from onnxprune.to_torch.fusion.match import alone, dtype, number, op, pairs, setting, shape
+from onnxprune.to_torch.activation import softmax_1
+from onnxprune.to_torch.fusion.match import alone, dtype, is_float, number, op, pairs, setting, shape
 from onnxprune.to_torch.fusion.rules import call, fuses, view
 
 
@@ -24,11 +25,21 @@ def attention(node: fx.Node) -> fx.Node | None:
         return None
     (query, q), (key, k) = (_scaled(operand) for operand in scores.args)
     ranks = {None if known is None else len(known) for known in map(shape, (query, key, value))}
-    if len(ranks) != 1 or not ranks & {3, 4, 5} or not _fits(mask, scores):
+    axis = setting(softmax, "axis", 1 if softmax.target is softmax_1 else -1)
+    if len(ranks) != 1 or not ranks & {3, 4, 5} or not (axis == -1 or axis + 1 in ranks):
         return None
-    return call(
-        node, F.scaled_dot_product_attention, query, _swapped(node, key), value, mask, scale=scale * q * k
-    )
+    if mask is not None and (not is_float(mask) or dtype(mask) != dtype(scores)):
+        return None
+    target = F.scaled_dot_product_attention if _fits(mask, scores) else attend
+    return call(node, target, query, _swapped(node, key), value, mask, scale=scale * q * k)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scale: float) -> Tensor:
+    """With a mask that may be wider than the scores, which PyTorch does not take."""
+    scores = (*query.shape[:-1], key.shape[-2])
+    if mask.dim() > 1 and all(m in (1, s) for m, s in zip(mask.shape[::-1], scores[::-1], strict=False)):
+        return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
+    return torch.softmax(query @ key.transpose(-2, -1) * scale + mask, -1) @ value
 
 
 def _own(node: Any) -> bool:
@@ -36,7 +47,7 @@ def _own(node: Any) -> bool:
 
 
 def _softmax(weights: Any) -> fx.Node | None:
-    """The Softmax over the last axis behind `weights`, as it is or with 0 where a whole row was masked."""
+    """The Softmax behind `weights`, as it is or with 0 where a whole row was masked."""
     if op(weights) == "Where" and _own(weights):
         rows, zero, softmax = weights.args
         if op(rows) != "IsNaN" or rows.args[0] is not softmax or number(zero) != 0 or not _own(rows):
@@ -46,9 +57,7 @@ def _softmax(weights: Any) -> fx.Node | None:
         softmax, readers = weights, None
     if op(softmax) != "Softmax" or not (_own(softmax) if readers is None else set(softmax.users) == readers):
         return None
-    known = shape(softmax)
-    axis = softmax.kwargs.get("axis", -1)
-    return softmax if known is not None and axis in (-1, len(known) - 1) else None
+    return softmax  # type: ignore[no-any-return]
 
 
 def _masked(scores: Any) -> tuple[Any, Any]:
@@ -75,15 +84,13 @@ def _scaled(node: Any) -> tuple[Any, float]:
 
 
 def _fits(mask: Any, scores: fx.Node) -> bool:
-    """Whether adding `mask` leaves the scores' shape and type."""
+    """Whether adding `mask` is known to leave the scores' shape."""
     if mask is None:
         return True
     given, known = shape(mask), shape(scores)
-    if given is None or known is None or len(given) > len(known) or dtype(mask) != dtype(scores):
+    if given is None or known is None or not 1 < len(given) <= len(known):
         return False
-    return all(
-        m == 1 or (m == s if m and s else s != 1) for m, s in zip(given[::-1], known[::-1], strict=False)
-    )
+    return all(m == 1 or (m is not None and m == s) for m, s in zip(given[::-1], known[::-1], strict=False))
 
 
 def _swapped(place: fx.Node, key: fx.Node) -> fx.Node:

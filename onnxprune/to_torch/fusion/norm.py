@@ -3,10 +3,11 @@
 The plain normalisation is found at its division; a scale and a shift join it at their own nodes.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from torch import fx
+from torch import Tensor, fx
 
 from onnxprune.to_torch.fusion.match import alone, dtype, near, number, op, pairs, setting, shape
 from onnxprune.to_torch.fusion.rules import call, fuses
@@ -33,11 +34,34 @@ def plain(node: fx.Node) -> fx.Node | None:
         sizes = _trailing(mean)
         if base is None or sizes is None:
             continue
+        known = isinstance(sizes, list)
         if (source := _centred(x, base, node, square, mean)) is not None:
-            return call(node, F.layer_norm, source, sizes, None, None, epsilon, op="LayerNormalization")
+            function: Callable[..., Tensor] = F.layer_norm if known else layer_norm_over
+            return call(node, function, source, sizes, None, None, epsilon, op="LayerNormalization")
         if base is x:
-            return call(node, F.rms_norm, x, sizes, None, epsilon, op="RMSNormalization")
+            function = F.rms_norm if known else rms_norm_over
+            return call(node, function, x, sizes, None, epsilon, op="RMSNormalization")
     return None
+
+
+def layer_norm_over(
+    x: Tensor, count: int, scale: Tensor | None, shift: Tensor | None, epsilon: float
+) -> Tensor:
+    """Over the last `count` axes, where the file leaves their sizes open."""
+    sizes = x.shape[-count:]
+    if all(p is None or p.shape == sizes for p in (scale, shift)):
+        return F.layer_norm(x, sizes, scale, shift, epsilon)
+    y = F.layer_norm(x, sizes, None, None, epsilon)
+    y = y if scale is None else y * scale
+    return y if shift is None else y + shift
+
+
+def rms_norm_over(x: Tensor, count: int, scale: Tensor | None, epsilon: float) -> Tensor:
+    """Over the last `count` axes, where the file leaves their sizes open."""
+    sizes = x.shape[-count:]
+    if scale is None or scale.shape == sizes:
+        return F.rms_norm(x, sizes, scale, epsilon)
+    return F.rms_norm(x, sizes, None, epsilon) * scale
 
 
 def _divisions(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
@@ -67,17 +91,19 @@ def _squared(node: fx.Node) -> Any:
     return node.args[0] if op(node) == "Mul" and node.args[0] is node.args[1] else None
 
 
-def _trailing(mean: fx.Node) -> list[int] | None:
-    """The sizes of the last axes, if the mean is over these and keeps them."""
+def _trailing(mean: fx.Node) -> list[int] | int | None:
+    """The sizes of the last axes, if the mean is over these and keeps them; how many where sizes are open."""
     known = shape(mean.args[0])
     axes: Any = mean.args[1] if len(mean.args) > 1 else mean.kwargs.get("axes")
-    if known is None or not isinstance(axes, list | tuple) or not axes or not mean.kwargs.get("keepdims", 1):
+    if not isinstance(axes, list | tuple) or not axes or not mean.kwargs.get("keepdims", 1):
         return None
+    if known is None:
+        return len(axes) if sorted(axes) == list(range(-len(axes), 0)) else None
     over = sorted(int(a) % len(known) for a in axes)
     sizes = known[-len(over) :]
-    if over != list(range(len(known) - len(over), len(known))) or any(s is None for s in sizes):
+    if over != list(range(len(known) - len(over), len(known))):
         return None
-    return [s for s in sizes if s is not None]
+    return len(over) if None in sizes else [s for s in sizes if s is not None]
 
 
 def _centred(x: fx.Node, base: fx.Node, last: fx.Node, square: fx.Node, mean: fx.Node) -> fx.Node | None:
@@ -92,18 +118,29 @@ def _centred(x: fx.Node, base: fx.Node, last: fx.Node, square: fx.Node, mean: fx
     return source if same and inside and isinstance(source, fx.Node) else None
 
 
-_PLAIN = {F.layer_norm: ("LayerNormalization", 5), F.rms_norm: ("RMSNormalization", 4)}
+_LAYER = (F.layer_norm, layer_norm_over)
+_RMS = (F.rms_norm, rms_norm_over)
+
+
+def _takes(made: fx.Node, place: int, parameter: fx.Node) -> bool:
+    """Whether `made` is a normalisation that nothing else reads, with room for a parameter of its sizes."""
+    if made.target not in _LAYER + _RMS or not alone(made) or made.args[place] is not None:
+        return False
+    sizes, over = shape(parameter), made.args[1]
+    if sizes is None or dtype(parameter) != dtype(made):
+        return False
+    return (
+        list(sizes) == over if isinstance(over, list) else parameter.op == "get_attr" and len(sizes) == over
+    )
 
 
 @fuses("Mul")
 def scaled(node: fx.Node) -> fx.Node | None:
     """A plain normalisation with a scale of just its sizes."""
     for made, scale in pairs(node):
-        if made.target not in _PLAIN or not alone(made) or made.args[2] is not None:
-            continue
-        name, count = _PLAIN[made.target]
-        if list(shape(scale) or ()) == made.args[1] and dtype(scale) == dtype(made):
-            return call(node, made.target, *made.args[:2], scale, *made.args[3:count], op=name)
+        if _takes(made, 2, scale):
+            target: Any = made.target
+            return call(node, target, *made.args[:2], scale, *made.args[3:], op=op(made))
     return None
 
 
@@ -111,11 +148,10 @@ def scaled(node: fx.Node) -> fx.Node | None:
 def shifted(node: fx.Node) -> fx.Node | None:
     """A layer normalisation with a shift of just its sizes."""
     for made, shift in pairs(node):
-        if made.target is not F.layer_norm or not alone(made) or made.args[3] is not None:
-            continue
-        if list(shape(shift) or ()) == made.args[1] and dtype(shift) == dtype(made):
+        if made.target in _LAYER and _takes(made, 3, shift):
             x, sizes, scale, _, epsilon = made.args
-            return call(node, F.layer_norm, x, sizes, scale, shift, epsilon, op="LayerNormalization")
+            target: Any = made.target
+            return call(node, target, x, sizes, scale, shift, epsilon, op="LayerNormalization")
     return None
 
 
@@ -124,7 +160,7 @@ def layer_norm(node: fx.Node) -> fx.Node | None:
     """The op itself, where scale and shift are just of its sizes."""
     x, scale, shift = (*node.args, None)[:3]
     known, axis = shape(x), setting(node, "axis", -1)
-    if node.target is F.layer_norm or known is None or setting(node, "n_outputs", 1) != 1:
+    if node.target in _LAYER or known is None or setting(node, "n_outputs", 1) != 1:
         return None
     sizes = known[axis:]
     if any(s is None for s in sizes) or any(p is not None and shape(p) != sizes for p in (scale, shift)):
