@@ -207,6 +207,26 @@ def test_a_file_that_is_none_is_an_error_of_one_line(tmp_path: Path) -> None:
         write_back(module, tmp_path / "gone.onnx")
 
 
+def test_weights_behind_chains_of_views_and_casts_train_as_they_are_stored() -> None:
+    nodes = [
+        helper.make_node("Identity", ["stored"], ["same"]),
+        helper.make_node("Reshape", ["same", "square"], ["r"]),
+        helper.make_node("Transpose", ["r"], ["t"], perm=[1, 0]),
+        helper.make_node("Cast", ["t"], ["w"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    values = {"stored": draw(12).astype(np.float16), "square": np.array([3, 4])}
+    made = model(nodes, {"x": ["N", 4]}, ["y"], values)
+    module, x = load(made), draw(2, 4, seed=1)
+    (parameter,) = module.parameters()
+    assert (parameter.dtype, parameter.shape) == (torch.float16, (12,))
+    module(torch.from_numpy(x)).sum().backward()
+    torch.optim.SGD([parameter], 0.1).step()
+    written = write_back(module, made)
+    assert not np.array_equal(numpy_helper.to_array(written.graph.initializer[0]), values["stored"])
+    np.testing.assert_allclose(in_torch(module, x)[0], in_onnxruntime(written, x)[0], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "dtype",
     [
