@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onnxprune.to_torch import rotary
 from onnxprune.to_torch.microsoft import DOMAIN
 from onnxprune.to_torch.microsoft_attention import heads_apart
-from onnxprune.to_torch.operands import Scalar, number
+from onnxprune.to_torch.operands import Fixed, Scalar, number
 from onnxprune.to_torch.registry import converts
 
 
@@ -16,8 +17,8 @@ from onnxprune.to_torch.registry import converts
 def rotary_embedding(
     x: Tensor,
     position_ids: Tensor,
-    cos_cache: Tensor,
-    sin_cache: Tensor,
+    cos_cache: Fixed,
+    sin_cache: Fixed,
     *,
     num_heads: int = 0,
     rotary_embedding_dim: int = 0,
@@ -31,22 +32,16 @@ def rotary_embedding(
     places = position_ids
     if position_ids.dim() == 1:
         places = position_ids + torch.arange(apart.shape[2], device=x.device)[None]
-    y = _turned(apart, cos_cache, sin_cache, places, bool(interleaved))
+    y = _turned(apart, cos_cache, sin_cache, places, interleaved)
     return y if x.dim() == 4 else y.transpose(1, 2).flatten(2)
 
 
-def _turned(x: Tensor, cos_cache: Tensor, sin_cache: Tensor, places: Tensor, interleaved: bool) -> Tensor:
+def _turned(x: Tensor, cos_cache: Tensor, sin_cache: Tensor, places: Tensor, interleaved: int) -> Tensor:
     """Pairs of the first entries of each head turned; `x` [batch, heads, length, size], `places` [batch, length]."""
-    cos, sin = cos_cache[places].unsqueeze(1), sin_cache[places].unsqueeze(1)
-    width = 2 * cos.shape[-1]
-    turning, rest = x[..., :width], x[..., width:]
-    if interleaved:
-        real, imaginary = turning[..., ::2], turning[..., 1::2]
-    else:
-        real, imaginary = turning.chunk(2, -1)
-    pair = [real * cos - imaginary * sin, real * sin + imaginary * cos]
-    turned = torch.stack(pair, -1).flatten(-2) if interleaved else torch.cat(pair, -1)
-    return torch.cat([turned, rest], -1)
+    width = 2 * cos_cache.shape[-1]
+    return rotary.rotary_embedding(
+        x, cos_cache, sin_cache, places, interleaved=interleaved, rotary_embedding_dim=width
+    )
 
 
 @converts("GroupQueryAttention", domain=DOMAIN, since=1)
@@ -58,8 +53,8 @@ def group_query_attention(
     past_value: Tensor | None,
     seqlens_k: Tensor,
     total_sequence_length: Scalar,
-    cos_cache: Tensor | None = None,
-    sin_cache: Tensor | None = None,
+    cos_cache: Fixed | None = None,
+    sin_cache: Fixed | None = None,
     position_ids: Tensor | None = None,
     attention_bias: Tensor | None = None,
     head_sink: Tensor | None = None,
@@ -96,7 +91,7 @@ def group_query_attention(
     places = torch.arange(length, device=q.device) + (torch.zeros_like(known) if first else known - length)
     if do_rotary and cos_cache is not None and sin_cache is not None:
         given = places if position_ids is None else position_ids
-        q, k = (_turned(x, cos_cache, sin_cache, given, bool(rotary_interleaved)) for x in (q, k))
+        q, k = (_turned(x, cos_cache, sin_cache, given, rotary_interleaved) for x in (q, k))
     if past_key is not None and past_value is not None:
         k, v = _cached(past_key, k, places, total), _cached(past_value, v, places, total)
     seen = _seen(known, places, k.shape[2], local_window_size if causal else None)

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from onnxprune.to_torch.index import gather
 from onnxprune.to_torch.microsoft import DOMAIN
+from onnxprune.to_torch.microsoft_integer import unpacked
 from onnxprune.to_torch.microsoft_norm import embed_layer_normalization
 from onnxprune.to_torch.operands import Fixed
-from onnxprune.to_torch.quantize import dequantize_linear
+from onnxprune.to_torch.quantize import dequantize_linear, laid_out
 from onnxprune.to_torch.recurrence import Outputs
 from onnxprune.to_torch.recurrent import lstm
 from onnxprune.to_torch.registry import converts
@@ -89,3 +92,46 @@ def qembed_layer_normalization(
         dequantize_linear(gamma, gamma_scale, gamma_zero), dequantize_linear(beta, beta_scale, beta_zero), mask,
         epsilon=epsilon, n_outputs=n_outputs,
     )  # fmt: skip
+
+
+@converts("GatherBlockQuantized", domain=DOMAIN, since=1)
+def gather_block_quantized(
+    data: Tensor,
+    indices: Tensor,
+    scales: Fixed,
+    zero_points: Fixed | None = None,
+    *,
+    bits: int = 4,
+    block_size: int = 128,
+    gather_axis: int = 0,
+    quantize_axis: int = 1,
+) -> Tensor:
+    """Entries of a table with a scale per block along `quantize_axis`; bytes may pack several along the last axis."""
+    first, axis = gather_axis % data.dim(), quantize_axis % data.dim()
+    centre: Tensor | float = 0
+    if data.dtype == torch.uint8 and _is_packed(data, scales, bits, block_size, axis):
+        data, centre = unpacked(data, bits), 2.0 ** (bits - 1)
+        zero_points = None if zero_points is None else unpacked(zero_points, bits)
+    if zero_points is not None:
+        centre = zero_points[..., : scales.shape[-1]]
+    if first == axis:
+        return gather(_blocks_as_numbers(data, scales, centre, block_size, axis), indices, axis=first)
+    rows, scales = gather(data, indices, axis=first), gather(scales, indices, axis=first)
+    centre = gather(centre, indices, axis=first) if isinstance(centre, Tensor) else centre
+    axis += indices.dim() - 1 if axis > first else 0
+    return _blocks_as_numbers(rows, scales, centre, block_size, axis)
+
+
+def _is_packed(data: Tensor, scales: Tensor, bits: int, block_size: int, axis: int) -> bool:
+    """Whether `data` is of type uint8, which packs, and not uint4, which is held the same."""
+    width = data.shape[-1] * (8 // bits)
+    return scales.shape[-1] == (-(-width // block_size) if axis == data.dim() - 1 else width)
+
+
+def _blocks_as_numbers(
+    whole: Tensor, scales: Tensor, centre: Tensor | float, block_size: int, axis: int
+) -> Tensor:
+    scale = laid_out(scales, whole, axis, block_size)
+    if isinstance(centre, Tensor):
+        centre = laid_out(centre, whole, axis, block_size).to(scale.dtype)
+    return (whole.to(scale.dtype) - centre) * scale

@@ -242,3 +242,22 @@ def test_recurrent_layers_with_quantised_weights(per_column: bool, direction: st
         "l": None, "h": None, "c": None, "p": None, "ws": scale, "wz": zero, "rs": scale, "rz": zero,
     }  # fmt: skip
     agree("DynamicQuantizeLSTM", inputs, outputs=3, hidden_size=hidden, direction=direction, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_of_a_packed_table(bits: int, centred: bool) -> None:
+    zeros = whole(9, -(-3 * bits // 8), seed=1) if centred else None
+    scales = np.abs(draw(9, 3)) / 2**bits
+    inputs = {"i": np.array([[0, 4], [-1, 8]]), "t": whole(9, 48 * bits // 8), "s": scales, "z": zeros}
+    order = {name: inputs[name] for name in ("t", "i", "s", "z")}
+    agree("GatherBlockQuantized", order, fed=["i"], bits=bits, block_size=16)
+
+
+@pytest.mark.parametrize("code", [TensorProto.INT4, TensorProto.UINT4])
+@pytest.mark.parametrize(("gathered", "blocked"), [(0, 1), (1, 0), (1, 1)])
+def test_entries_of_a_table_of_4_bits(gathered: int, blocked: int, code: int) -> None:
+    values = np.random.default_rng(0).integers(0, 8, (32, 48)).astype(helper.tensor_dtype_to_np_dtype(code))
+    scales = np.abs(draw(32, 3) if blocked else draw(2, 48))
+    inputs = {"t": values, "i": np.array([0, 4, 31]), "s": scales, "z": (scales > 1).astype(values.dtype)}
+    agree("GatherBlockQuantized", inputs, fed=["i"], block_size=16, gather_axis=gathered, quantize_axis=blocked)
