@@ -224,6 +224,14 @@ def test_a_product_and_a_sum_are_linear_on_the_weight_as_it_is_stored() -> None:
     check(text("m = MatMul(x, w); y = Add(b, m)"), (3, 4, 8), "linear", "t", held=held)
 
 
+@pytest.mark.parametrize(("value", "operands"), [(0, 2), (1, 3)])
+def test_a_bias_of_zeros_is_none(value: float, operands: int) -> None:
+    spelling = f"s = Shape(w) start=0 end=1; b = Expand({value}, s); y = Conv(x, w, b)"
+    made = model(text(spelling), {"x": ["N", 3, 6, 6]}, ["y"], {"w": draw(4, 3, 3, 3)}, opset=18)
+    (call,) = [n for n in load(made).graph.nodes if "conv" in str(n.target)]
+    assert len(call.args) == operands
+
+
 def test_a_transposed_weight_is_linear_as_in_torch() -> None:
     held = {"w": draw(5, 8, seed=1), "b": draw(5, seed=2)}
     check(text("t = Transpose(w) perm=[1,0]; m = MatMul(x, t); y = Add(m, b)"), (3, 4, 8), "linear", held=held)

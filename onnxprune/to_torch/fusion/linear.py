@@ -54,3 +54,13 @@ def select(node: fx.Node) -> fx.Node | None:
     if place is None or known is None or len(known) < 2:
         return None
     return call(node, torch.select, data, axis, int(place))
+
+
+@fuses("Conv", "ConvTranspose")
+def without_zeros(node: fx.Node) -> fx.Node | None:
+    """Without the bias of zeros that PyTorch's exporter writes for none."""
+    bias = node.args[2] if len(node.args) > 2 else None
+    if op(bias) != "Expand" or number(bias.args[0]) != 0:  # type: ignore[union-attr]
+        return None
+    target: Any = node.target
+    return call(node, target, *node.args[:2], op=op(node), **node.kwargs)
