@@ -46,7 +46,8 @@ def load(
     statistics and updates its running ones, and Dropout drops. `gate_value` turns the latents `w` of a gated
     model's Gate nodes into the factor on `x`; by default 1 where `w > 0`, else 0. With `straight_through`,
     gradients pass QuantizeLinear as if it did not round, and are 0 where it saturates. With `fuse`, nodes that
-    exporters write out for one torch function are that function again: the same values but for rounding.
+    exporters write out for one torch function are that function again, and gates scale the weights they meet
+    where that is cheaper: the same values but for rounding, while closed channels hold finite ones.
 
     Raises ModelError where the file cannot be read, ConversionError naming every node that PyTorch cannot
     express.
