@@ -1,15 +1,9 @@
-"""The specification's cases on a device that is not there: FakeTensorMode knows where each tensor would lie.
+"""The specification's cases on a device that is not there: FakeTensorMode knows where each tensor would lie."""
 
-Small operands become initializers, as exporters write them; computed ones may have to come to the host.
-"""
-
-import numpy as np
-import onnx
 import pytest
 import torch
-from node_cases import cases, refused, torch_value
-from onnx import numpy_helper
-from onnx.backend.test.case.test_case import TestCase
+from held_cases import with_numbers_held
+from node_cases import cases, refused
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -24,19 +18,6 @@ LEFT_OUT = (
     "bernoulli_seed", "gridsample", "lstm", "gru_", "rnn",  # no fake tensor answers for the driver
     "optional_has_element_empty",  # no input says which device
 )  # fmt: skip
-
-
-def _with_small_operands_held(case: TestCase) -> tuple[onnx.ModelProto, list[object]]:
-    model = onnx.ModelProto()
-    model.CopyFrom(case.model)
-    fed = []
-    for value, given in zip(case.model.graph.input, case.data_sets[0][0], strict=True):
-        small = isinstance(given, np.ndarray) and given.ndim < 2 and given.dtype.kind in "iu"
-        if small or (isinstance(given, np.ndarray) and given.ndim == 0 and given.dtype.kind in "fb"):
-            model.graph.initializer.append(numpy_helper.from_array(given, value.name))
-        else:
-            fed.append(torch_value(given))
-    return model, fed
 
 
 def _moved(value: object, mode: FakeTensorMode) -> object:
@@ -60,7 +41,7 @@ def _names() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _names())
 def test_tensors_stay_on_the_device_of_the_inputs(name: str) -> None:
-    model, fed = _with_small_operands_held(cases()[name])
+    model, fed = with_numbers_held(cases()[name])
     module, mode = load(model), FakeTensorMode()
     tables = [table for part in module.modules() for table in (part._parameters, part._buffers)]
     tensors = [(table, key, t.detach()) for table in tables for key, t in table.items() if t is not None]
