@@ -36,7 +36,7 @@ def quantized(
     if rounding.is_float(code):
         whole, held = real, rounding.cast(real, code, saturate)
     else:
-        whole = torch.round(real.double())
+        whole = torch.round(real if real.dtype == torch.float64 else real.float())
         whole = whole if zero_point is None else whole + zero_point
         held = whole.clamp(lowest, highest)
     if not straight:
