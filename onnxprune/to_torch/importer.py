@@ -181,16 +181,15 @@ class Importer:
 
     def _step(self, step: Step) -> None:
         inputs = [self._value(name) if name else None for name in step.node.input]
-        target = step.converter.target
         if step.bodies:
             self._control(step, inputs)
-        elif sized := self._sizes(step, inputs):
+            return
+        if sized := self._sizes(step, inputs):
             self._set(step.outputs[0], sized)
-        elif all(v is None or isinstance(v, Constant) for v in inputs) and not (
-            is_module(target) or step.node.op_type in _RANDOM | sequence.OPS
-        ):
-            self._fold(step, inputs)
-        else:
+            return
+        known = all(v is None or isinstance(v, Constant) for v in inputs)
+        plain = not (is_module(step.converter.target) or step.node.op_type in _RANDOM | sequence.OPS)
+        if not (known and plain and self._fold(step, inputs)):
             self._call(step)
 
     def _value(self, name: str) -> Value:
@@ -220,7 +219,8 @@ class Importer:
         node = self.graph.call_function(rule, arguments, arithmetic.keywords(step))
         return Sizes(node, dtype_of(self.types[step.outputs[0]].tensor_type.elem_type))
 
-    def _fold(self, step: Step, inputs: list[Value | None]) -> None:
+    def _fold(self, step: Step, inputs: list[Value | None]) -> bool:
+        """What the node makes of constants; False where it cannot, as in a branch that is never taken."""
         arguments = [
             None if value is None else as_number(value.tensor, form)
             for value, form in zip(inputs, step.forms(), strict=True)
@@ -229,11 +229,16 @@ class Importer:
         keywords = {
             n: to_tensor(v) if isinstance(v, onnx.TensorProto) else v for n, v in step.attributes.items()
         }
-        with torch.no_grad():
-            result = step.converter.target(*arguments, **keywords, **self._extras(step, None))
+        try:
+            with torch.no_grad():
+                result = step.converter.target(*arguments, **keywords, **self._extras(step, None))
+        except (RuntimeError, ValueError, IndexError) as error:
+            log.debug("%s is left to the module: %s", step.name, error)
+            return False
         results = result if isinstance(result, tuple) else (result,)
         for name, value in zip(step.outputs, results, strict=True):
             self._set(name, Constant(value))
+        return True
 
     def _control(self, step: Step, inputs: Sequence[Value | None]) -> None:
         """A node with bodies: the one that a known condition chooses, in its place; else a module that holds them."""

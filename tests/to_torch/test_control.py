@@ -165,3 +165,14 @@ def test_what_cannot_be_converted_within_bodies_is_named_too() -> None:
     model.graph.node[0].op_type = "Quux"
     with pytest.raises(ConversionError, match=r"2 nodes .*'h' \(Quux-17.*'a' \(Frobnicate-17"):
         load(model)
+
+
+def test_a_branch_never_taken_may_be_wrong() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    wrong (float[2,3] x, bool c) => (float y) <int64[2] five = {5, 5}, float[4] four = {1.0, 2.0, 3.0, 4.0}> {
+        y = If (c) <
+            then_branch = one () => (float a) { r = Reshape(four, five)  a = ReduceSum<keepdims = 0>(r) },
+            else_branch = two () => (float b) { b = ReduceSum<keepdims = 0>(x) }>
+    }"""
+    assert float(load(parsed(text))(torch.ones(2, 3), torch.tensor(False))) == 6
