@@ -1,6 +1,7 @@
 """Products of com.microsoft on quantised numbers."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -112,7 +113,7 @@ def matmul_nbits(
     block_size: int,
     bits: int = 4,
     accuracy_level: int = 0,
-    weight_prepacked: int = 0,
+    weight_prepacked: Literal[0] = 0,
 ) -> Tensor:
     """`b` packs the weight [N, K] along K; each block of K has its scale and zero point, or `g_idx` chooses."""
     blocks = -(-K // block_size)
