@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from onnxprune.errors import ModelError
-from onnxprune.to_torch import arithmetic, sequence, sizes, straight
+from onnxprune.to_torch import arithmetic, sizes, straight
 from onnxprune.to_torch.operands import Form, dtype_of, is_module, to_tensor
+from onnxprune.to_torch.ops import sequence
 from onnxprune.to_torch.state import INITIALIZERS, attribute_paths, place, read_initializer, show_names
 from onnxprune.to_torch.steps import Plan, Step
 from onnxprune.to_torch.values import Constant, Sizes, Value, as_number, is_factor, is_weight

@@ -139,6 +139,6 @@ def known() -> list[Converter]:
 
 @cache
 def _load_families() -> None:
-    package = importlib.import_module("onnxprune.to_torch")
+    package = importlib.import_module("onnxprune.to_torch.ops")
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"onnxprune.to_torch.{module.name}")
+        importlib.import_module(f"{package.__name__}.{module.name}")

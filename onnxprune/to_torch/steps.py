@@ -9,8 +9,8 @@ import onnx
 from onnxprune.errors import ConversionError
 from onnxprune.to_torch.bodies import reads
 from onnxprune.to_torch.operands import DTYPES, Form
+from onnxprune.to_torch.ops.unsigned import WIDE_UNSIGNED
 from onnxprune.to_torch.registry import Converter, find
-from onnxprune.to_torch.unsigned import WIDE_UNSIGNED
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from onnxprune.to_torch import (
+from onnxprune.to_torch.operands import TRAINABLE, dtype_of
+from onnxprune.to_torch.ops import (
     cast,
     integer,
     microsoft_attention,
@@ -15,7 +16,6 @@ from onnxprune.to_torch import (
     microsoft_quantized,
     quantize,
 )
-from onnxprune.to_torch.operands import TRAINABLE, dtype_of
 
 Grid = torch.dtype | fx.Node
 """The integer type of a value: itself, or that of the zero point which this node gives."""

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from onnxprune.to_torch.norm import BatchNormalization
+from onnxprune.to_torch.ops.norm import BatchNormalization
 from onnxprune.training.batches import Batch
 from onnxprune.training.tasks import Outputs, Task
 

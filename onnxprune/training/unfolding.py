@@ -149,7 +149,7 @@ def _measured(unfolded: onnx.ModelProto, data: Data) -> dict[str, tuple[np.ndarr
     import torch
 
     from onnxprune import to_torch
-    from onnxprune.to_torch.norm import BatchNormalization
+    from onnxprune.to_torch.ops.norm import BatchNormalization
 
     module = to_torch.load(unfolded)
     tensors = module.state_dict(keep_vars=True)

@@ -10,9 +10,9 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 
 from onnxprune.to_torch import load
-from onnxprune.to_torch.attention import attention
-from onnxprune.to_torch.linear_attention import linear_attention
-from onnxprune.to_torch.rotary import rotary_embedding
+from onnxprune.to_torch.ops.attention import attention
+from onnxprune.to_torch.ops.linear_attention import linear_attention
+from onnxprune.to_torch.ops.rotary import rotary_embedding
 
 
 def operand(heads: int, length: int, size: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

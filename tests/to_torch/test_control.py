@@ -176,3 +176,17 @@ def test_a_branch_never_taken_may_be_wrong() -> None:
             else_branch = two () => (float b) { b = ReduceSum<keepdims = 0>(x) }>
     }"""
     assert float(load(parsed(text))(torch.ones(2, 3), torch.tensor(False))) == 6
+
+
+def test_bodies_are_fused_as_well() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    silu (float[2,3] x, bool c) => (float[2,3] y) {
+        y = If (c) <
+            then_branch = one () => (float[2,3] a) { s = Sigmoid(x)  a = Mul(x, s) },
+            else_branch = two () => (float[2,3] b) { b = Neg(x) }>
+    }"""
+    module, x = load(parsed(text)), torch.from_numpy(draw(2, 3))
+    calls = [n.target for m in module.modules() if isinstance(m, torch.fx.GraphModule) for n in m.graph.nodes]
+    assert torch.nn.functional.silu in calls
+    torch.testing.assert_close(module(x, torch.tensor(True)), torch.nn.functional.silu(x))

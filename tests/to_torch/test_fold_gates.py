@@ -8,7 +8,7 @@ from small import draw, gate_function
 
 from onnxprune import to_torch
 from onnxprune.methods.tgl import gate
-from onnxprune.to_torch.gate import FoldedGate, Gate
+from onnxprune.to_torch.ops.gate import FoldedGate, Gate
 
 
 def gated(nodes, arrays, shape):

@@ -7,7 +7,7 @@ from small import cnn, draw, in_onnxruntime, in_torch
 
 from onnxprune.methods.tgl import gate
 from onnxprune.to_torch import load
-from onnxprune.to_torch.gate import Gate
+from onnxprune.to_torch.ops.gate import Gate
 
 
 def test_closes_channels_as_the_file_does() -> None:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from small import Array, draw, in_onnxruntime
 
 from onnxprune.to_torch import load
-from onnxprune.to_torch.microsoft_integer import unpacked
+from onnxprune.to_torch.ops.microsoft_integer import unpacked
 
 SHAPE = (2, 6, 5, 4)
 

@@ -9,7 +9,8 @@ import torch
 from onnx import helper
 from small import Array, draw, in_onnxruntime, in_torch, model
 
-from onnxprune.to_torch import load, recurrence
+from onnxprune.to_torch import load
+from onnxprune.to_torch.ops import recurrence
 
 STATES = {"LSTM": 2, "GRU": 1, "RNN": 1}
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

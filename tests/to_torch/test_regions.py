@@ -9,8 +9,8 @@ from onnx import helper
 from small import Array, draw, in_onnxruntime, in_torch
 
 from onnxprune.to_torch import load
-from onnxprune.to_torch.deform import deform_conv
-from onnxprune.to_torch.regions import max_roi_pool, roi_align
+from onnxprune.to_torch.ops.deform import deform_conv
+from onnxprune.to_torch.ops.regions import max_roi_pool, roi_align
 
 DEFORMED: list[dict[str, Any]] = [
     {"pads": [1, 1, 1, 1]},

@@ -8,8 +8,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from small import Array, draw, in_onnxruntime, in_torch, model
 
-from onnxprune.to_torch import load, rounding, write_back
+from onnxprune.to_torch import load, write_back
 from onnxprune.to_torch.operands import FLOAT6E2M3, FLOAT6E3M2, INT2, UINT2, to_bytes, to_tensor
+from onnxprune.to_torch.ops import rounding
 
 WEIGHTS = np.random.default_rng(0).integers(-8, 8, (6, 8))
 

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from small import Array, draw, in_onnxruntime, in_torch
 
 from onnxprune.to_torch import load
-from onnxprune.to_torch.signal import dft, stft
+from onnxprune.to_torch.ops.signal import dft, stft
 
 
 def made(

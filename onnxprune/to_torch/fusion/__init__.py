@@ -15,7 +15,12 @@ __all__ = ["activation", "attention", "fuse", "group_norm", "linear", "norm"]
 
 
 def fuse(module: fx.GraphModule) -> None:
-    """Fold gates and apply every rule, in place."""
+    """Fold gates and apply every rule, in place; in the bodies of If, Loop and Scan as well."""
+    for part in [m for m in module.modules() if isinstance(m, fx.GraphModule)]:
+        _fuse(part)
+
+
+def _fuse(module: fx.GraphModule) -> None:
     fold_gates(module)
     for node in list(module.graph.nodes):
         for rule in RULES.get(op(node), ()):

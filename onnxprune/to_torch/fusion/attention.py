@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from onnxprune.to_torch.activation import softmax_1
 from onnxprune.to_torch.fusion.match import alone, dtype, is_float, number, op, pairs, setting, shape
 from onnxprune.to_torch.fusion.rules import call, fuses, view
+from onnxprune.to_torch.ops.activation import softmax_1
 
 
 @fuses("MatMul")

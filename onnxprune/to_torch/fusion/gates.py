@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import fx
 
 from onnxprune.to_torch.fusion.match import op, setting, shape
-from onnxprune.to_torch.gate import FoldedGate, Gate
+from onnxprune.to_torch.ops.gate import FoldedGate, Gate
 
 _BATCH = 32  # that a net is thought to train with, to tell which is cheaper to scale
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from onnxprune.to_torch.index import gather
-from onnxprune.to_torch.microsoft import DOMAIN
-from onnxprune.to_torch.microsoft_integer import unpacked
-from onnxprune.to_torch.microsoft_norm import embed_layer_normalization
 from onnxprune.to_torch.operands import Fixed
-from onnxprune.to_torch.quantize import dequantize_linear, laid_out
-from onnxprune.to_torch.recurrence import Outputs
-from onnxprune.to_torch.recurrent import lstm
+from onnxprune.to_torch.ops.index import gather
+from onnxprune.to_torch.ops.microsoft import DOMAIN
+from onnxprune.to_torch.ops.microsoft_integer import unpacked
+from onnxprune.to_torch.ops.microsoft_norm import embed_layer_normalization
+from onnxprune.to_torch.ops.quantize import dequantize_linear, laid_out
+from onnxprune.to_torch.ops.recurrence import Outputs
+from onnxprune.to_torch.ops.recurrent import lstm
 from onnxprune.to_torch.registry import converts
 
 

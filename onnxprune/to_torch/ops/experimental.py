@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from onnxprune.to_torch.activation import thresholded_relu
-from onnxprune.to_torch.join import slice_
-from onnxprune.to_torch.norm import mean_variance_normalization
 from onnxprune.to_torch.operands import Ints
+from onnxprune.to_torch.ops.activation import thresholded_relu
+from onnxprune.to_torch.ops.join import slice_
+from onnxprune.to_torch.ops.norm import mean_variance_normalization
 from onnxprune.to_torch.registry import converts
 
 converts("ThresholdedRelu", since=1)(thresholded_relu)

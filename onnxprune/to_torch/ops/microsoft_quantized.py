@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxprune.to_torch.activation import softmax, softmax_1
-from onnxprune.to_torch.integer import centred, requantized
-from onnxprune.to_torch.microsoft import DOMAIN
 from onnxprune.to_torch.operands import Fixed
-from onnxprune.to_torch.pool import average_pool, max_pool
-from onnxprune.to_torch.quantize import dequantize_linear, quantize_linear
+from onnxprune.to_torch.ops.activation import softmax, softmax_1
+from onnxprune.to_torch.ops.integer import centred, requantized
+from onnxprune.to_torch.ops.microsoft import DOMAIN
+from onnxprune.to_torch.ops.pool import average_pool, max_pool
+from onnxprune.to_torch.ops.quantize import dequantize_linear, quantize_linear
 from onnxprune.to_torch.registry import converts
 
 converts("QuantizeLinear", domain=DOMAIN, since=1)(quantize_linear)

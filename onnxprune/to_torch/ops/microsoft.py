@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxprune.to_torch.conv import conv
-from onnxprune.to_torch.linear import gemm
-from onnxprune.to_torch.recurrence import activation
+from onnxprune.to_torch.ops.conv import conv
+from onnxprune.to_torch.ops.linear import gemm
+from onnxprune.to_torch.ops.recurrence import activation
 from onnxprune.to_torch.registry import converts
 
 DOMAIN = "com.microsoft"

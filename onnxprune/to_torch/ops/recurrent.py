@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxprune.to_torch.recurrence import Activations, Cell, Layer, Outputs, State
+from onnxprune.to_torch.ops.recurrence import Activations, Cell, Layer, Outputs, State
 from onnxprune.to_torch.registry import converts
 
 

@@ -6,8 +6,8 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
+from onnxprune.to_torch.ops.scores import transformed, two_classes
 from onnxprune.to_torch.registry import converts
-from onnxprune.to_torch.scores import transformed, two_classes
 
 _LEAST = 1e-7  # libsvm keeps pairwise probabilities this far from 0 and 1
 

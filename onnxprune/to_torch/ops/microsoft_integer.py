@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from onnxprune.to_torch.integer import centred, matmul_integer, qlinear_conv, requantized
-from onnxprune.to_torch.microsoft import DOMAIN
 from onnxprune.to_torch.operands import Fixed
-from onnxprune.to_torch.quantize import laid_out, quantized, span
+from onnxprune.to_torch.ops.integer import centred, matmul_integer, qlinear_conv, requantized
+from onnxprune.to_torch.ops.microsoft import DOMAIN
+from onnxprune.to_torch.ops.quantize import laid_out, quantized, span
 from onnxprune.to_torch.registry import converts
 
 _UINT8 = 2

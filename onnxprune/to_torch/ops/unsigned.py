@@ -10,11 +10,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from onnxprune.to_torch import reduce
-from onnxprune.to_torch.constant import trilu
-from onnxprune.to_torch.index import scatter_nd
 from onnxprune.to_torch.operands import Ints, Scalar
-from onnxprune.to_torch.reduce import arg_max, arg_min, cum_sum
+from onnxprune.to_torch.ops import reduce
+from onnxprune.to_torch.ops.constant import trilu
+from onnxprune.to_torch.ops.index import scatter_nd
+from onnxprune.to_torch.ops.reduce import arg_max, arg_min, cum_sum
 from onnxprune.to_torch.registry import converts
 
 WIDE_UNSIGNED = "wide unsigned"  # the registry's domain for these converters

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxprune.to_torch.microsoft import DOMAIN
-from onnxprune.to_torch.norm import layer_normalization
 from onnxprune.to_torch.operands import dtype_of
+from onnxprune.to_torch.ops.microsoft import DOMAIN
+from onnxprune.to_torch.ops.norm import layer_normalization
 from onnxprune.to_torch.registry import converts
 
 converts("LayerNormalization", since=1)(layer_normalization)

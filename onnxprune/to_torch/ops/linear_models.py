@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onnxprune.to_torch.ops.scores import transformed, two_classes
 from onnxprune.to_torch.registry import converts
-from onnxprune.to_torch.scores import transformed, two_classes
 
 
 class Linear(nn.Module):

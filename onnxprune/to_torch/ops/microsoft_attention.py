@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxprune.to_torch.microsoft import DOMAIN
-from onnxprune.to_torch.microsoft_integer import matmul_integer_to_float
 from onnxprune.to_torch.operands import Fixed
+from onnxprune.to_torch.ops.microsoft import DOMAIN
+from onnxprune.to_torch.ops.microsoft_integer import matmul_integer_to_float
 from onnxprune.to_torch.registry import converts
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onnxprune.to_torch.conv import pad_spatial
 from onnxprune.to_torch.operands import Index, Ints, ints
+from onnxprune.to_torch.ops.conv import pad_spatial
 from onnxprune.to_torch.registry import converts
 
 

@@ -7,8 +7,8 @@ a float tensor of the same whole numbers; straight.py makes integers of it where
 import torch
 from torch import Tensor
 
-from onnxprune.to_torch import rounding
 from onnxprune.to_torch.operands import TRAINABLE, Fixed, dtype_of
+from onnxprune.to_torch.ops import rounding
 from onnxprune.to_torch.registry import converts
 
 _UINT8 = 2

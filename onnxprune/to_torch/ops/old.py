@@ -10,12 +10,12 @@ import onnx
 import torch
 from torch import Tensor
 
-from onnxprune.to_torch import activation, elementwise, linear, norm, pool, reduce, resize
-from onnxprune.to_torch.cast import cast
-from onnxprune.to_torch.join import pad, split_18
 from onnxprune.to_torch.operands import Floats, Scalar, Statistic, floats, number
+from onnxprune.to_torch.ops import activation, elementwise, linear, norm, pool, reduce, resize
+from onnxprune.to_torch.ops.cast import cast
+from onnxprune.to_torch.ops.join import pad, split_18
+from onnxprune.to_torch.ops.reshape import reshape
 from onnxprune.to_torch.registry import converts
-from onnxprune.to_torch.reshape import reshape
 
 _Binary = Callable[[Tensor, Tensor], Tensor]
 

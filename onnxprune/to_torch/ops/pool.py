@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxprune.to_torch.conv import pad_spatial, symmetric, window_pads
+from onnxprune.to_torch.ops.conv import pad_spatial, symmetric, window_pads
 from onnxprune.to_torch.registry import converts
 
 _MAX: dict[int, Callable[..., Tensor]] = {3: F.max_pool1d, 4: F.max_pool2d, 5: F.max_pool3d}

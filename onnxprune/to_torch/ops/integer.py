@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from onnxprune.to_torch import rounding
-from onnxprune.to_torch.conv import conv
 from onnxprune.to_torch.operands import Fixed
-from onnxprune.to_torch.quantize import laid_out, quantized
+from onnxprune.to_torch.ops import rounding
+from onnxprune.to_torch.ops.conv import conv
+from onnxprune.to_torch.ops.quantize import laid_out, quantized
 from onnxprune.to_torch.registry import converts
 
 

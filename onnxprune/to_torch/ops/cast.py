@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from onnxprune.to_torch import rounding
 from onnxprune.to_torch.operands import dtype_of
+from onnxprune.to_torch.ops import rounding
 from onnxprune.to_torch.registry import converts
 
 

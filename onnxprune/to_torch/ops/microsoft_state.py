@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxprune.to_torch.conv import conv
-from onnxprune.to_torch.linear_attention import linear_attention
-from onnxprune.to_torch.microsoft import DOMAIN
+from onnxprune.to_torch.ops.conv import conv
+from onnxprune.to_torch.ops.linear_attention import linear_attention
+from onnxprune.to_torch.ops.microsoft import DOMAIN
 from onnxprune.to_torch.registry import converts
 
 

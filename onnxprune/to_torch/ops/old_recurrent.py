@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from onnxprune.to_torch.recurrent import gru, lstm, rnn
+from onnxprune.to_torch.ops.recurrent import gru, lstm, rnn
 from onnxprune.to_torch.registry import converts
 
 _Outputs = Tensor | tuple[Tensor, ...]

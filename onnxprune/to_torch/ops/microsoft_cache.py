@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxprune.to_torch import rotary
-from onnxprune.to_torch.microsoft import DOMAIN
-from onnxprune.to_torch.microsoft_attention import heads_apart
 from onnxprune.to_torch.operands import Fixed, Scalar, number
+from onnxprune.to_torch.ops import rotary
+from onnxprune.to_torch.ops.microsoft import DOMAIN
+from onnxprune.to_torch.ops.microsoft_attention import heads_apart
 from onnxprune.to_torch.registry import converts
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onnxprune.to_torch.ops.scores import numbers, transformed, two_classes
+from onnxprune.to_torch.ops.trees import Ensemble, Forest, Nodes
 from onnxprune.to_torch.registry import converts
-from onnxprune.to_torch.scores import numbers, transformed, two_classes
-from onnxprune.to_torch.trees import Ensemble, Forest, Nodes
 
 _MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ", "BRANCH_MEMBER")
 _TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
