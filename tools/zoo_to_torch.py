@@ -14,6 +14,7 @@ Results stay in the folder, so an interrupted run goes on; failures run again. E
 """
 
 import argparse
+import copy
 import fnmatch
 import io
 import json
@@ -57,6 +58,26 @@ def arrays(feed: dict[str, np.ndarray]) -> list[Any]:
     return [torch.from_numpy(np.array(value)) for value in feed.values()]
 
 
+def judged(key: str, module: Any, inputs: Sequence[Any], ours: Sequence[Any], theirs: Sequence[np.ndarray]) -> Found:
+    """How far `ours` is from onnxruntime's; where that is far, how far both are from double precision."""
+    import torch
+
+    error = apart(ours, theirs)
+    if error <= TOLERANCE:
+        return {key: error}
+    doubled = copy.deepcopy(module).double()
+    with torch.no_grad():
+        exact = listed(doubled(*(x.double() if x.is_floating_point() else x for x in inputs)))
+    truth = [np.asarray(value) for value in exact]
+    distance, usual = apart(ours, truth), apart([torch.from_numpy(np.array(v)) for v in theirs], truth)
+    return {
+        key: error,
+        "from_double": distance,
+        "onnxruntime_from_double": usual,
+        "rounding": bool(distance <= ROUNDING * usual),
+    }
+
+
 def parity(path: Path) -> Found:
     """Load, and both engines' outputs."""
     import torch
@@ -68,24 +89,13 @@ def parity(path: Path) -> Found:
     started = time.perf_counter()
     module = load(path)
     seconds = time.perf_counter() - started
-    found = {"load_seconds": round(seconds, 2), "calls": len(module.graph.nodes)}
-    with torch.no_grad():
-        made = [listed(module(*arrays(feed))) for feed, _ in recorded.runs]
-        errors = [apart(ours, outputs) for ours, (_, outputs) in zip(made, recorded.runs, strict=True)]
-        if max(errors) <= TOLERANCE:
-            return {"error_of_outputs": max(errors), **found}
-        exact = [listed(module.double()(*map(doubled, arrays(feed)))) for feed, _ in recorded.runs]
-    ours, theirs = (
-        max(apart(run, [np.asarray(v) for v in truth]) for run, truth in zip(runs, exact, strict=True))
-        for runs in (made, [[torch.from_numpy(np.array(v)) for v in outputs] for _, outputs in recorded.runs])
-    )
-    found |= {"error_of_outputs": max(errors), "from_double": ours, "onnxruntime_from_double": theirs}
-    return {**found, "rounding": bool(ours <= ROUNDING * theirs)}
-
-
-def doubled(x: Any) -> Any:
-    """Floats in double precision."""
-    return x.double() if x.is_floating_point() else x
+    facts: Found = {"load_seconds": round(seconds, 2), "calls": len(module.graph.nodes)}
+    found = []
+    for feed, outputs in recorded.runs:
+        with torch.no_grad():
+            ours = listed(module(*arrays(feed)))
+        found.append(judged("error_of_outputs", module, arrays(feed), ours, outputs))
+    return max(found, key=lambda f: (not f.get("rounding", True), f["error_of_outputs"])) | facts
 
 
 def compiled(path: Path) -> Found:
@@ -122,7 +132,8 @@ def exported(path: Path) -> Found:
 
     feed, outputs = record(path).runs[0]
     inputs = tuple(arrays(feed))
-    program = torch.export.export(load(path), inputs)
+    module = load(path).requires_grad_(False)  # else PyTorch 2.15 mixes up two kernels of attention with a mask
+    program = torch.export.export(module, inputs)
     file = io.BytesIO()
     anew = torch.onnx.export(program, inputs, dynamo=True, verbose=False, optimize=True)
     anew.save(file)
@@ -131,7 +142,8 @@ def exported(path: Path) -> Found:
     session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
     result = session.run(None, dict(zip(names, feed.values(), strict=True)))
-    return {"error_of_reexport": apart([torch.from_numpy(np.array(v)) for v in result], outputs)}
+    made = [torch.from_numpy(np.array(value)) for value in result]
+    return judged("error_of_reexport", module, inputs, made, outputs)
 
 
 STEPS: dict[str, Callable[[Path], Found]] = {"parity": parity, "compile": compiled, "export": exported}

@@ -354,3 +354,10 @@ def test_reductions_compile_as_one_graph(op: str) -> None:
     x = torch.from_numpy(draw(2, 3, 4))
     compiled = torch.compile(module, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), module(x), equal_nan=True)
+
+
+def test_the_gradient_of_a_norm_is_zero_where_the_vector_is() -> None:
+    module = load(model([helper.make_node("ReduceL2", ["x"], ["y"], axes=[1])], {"x": ["N", 3]}, ["y"]))
+    x = torch.tensor([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0]], requires_grad=True)
+    module(x).sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([[0.0, 0.0, 0.0], [0.6, 0.0, 0.8]]))

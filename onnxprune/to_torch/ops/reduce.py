@@ -61,6 +61,9 @@ def _empty(x: Tensor, axes: list[int], keep: bool, *, least: bool) -> Tensor:
 
 
 def _l2(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    if x.is_floating_point():  # whose gradient is 0 where all entries are, that of the root NaN
+        norm: Tensor = torch.linalg.vector_norm(x, 2, axes, keepdim=keep)
+        return norm
     return _sum(x * x, axes, keep).sqrt().to(x.dtype)
 
 
