@@ -61,9 +61,6 @@ LEFT = {
         [NODE("Transpose", ["x"], ["t"], perm=[0, 2, 1]), NODE("MatMul", ["g", "t"], ["y"])],
         (1,), (4,), (2, 4, 4),
     ),
-    "a weight of more entries than a batch of 32 gates": (
-        [NODE("Gemm", ["g", "v"], ["y"], transB=1)], (33, 4), (1, 4), (2, 4),
-    ),
     "a reader without weight": (
         [NODE("Conv", ["g", "v"], ["a"]), NODE("Mul", ["a", "g"], ["y"])],
         (4, 4, 1, 1),
@@ -77,16 +74,27 @@ def kinds(module):
     return {type(m) for m in module.modules()} & {Gate, FoldedGate}
 
 
+def put_gates(module, *, on_weights):
+    """Whatever has fewer entries."""
+    for part in module.modules():
+        if isinstance(part, Gate) and part.weights_instead is not None:
+            part.weights_instead = 0 if on_weights else 10**9
+        elif isinstance(part, FoldedGate):
+            part.weights = 0 if on_weights else 10**9
+
+
+@pytest.mark.parametrize("on_weights", [True, False], ids=["on weights", "on activations"])
 @pytest.mark.parametrize("value", [None, gate, torch.sigmoid], ids=["default", "trained", "soft"])
 @pytest.mark.parametrize("name", [*CASES, *LEFT])
-def test_outputs_and_gradients_stay(name, value):
+def test_outputs_and_gradients_stay(name, value, on_weights):
     nodes, weight, latent, shape = (CASES | LEFT)[name]
     w = np.where(draw(*latent, seed=3) > 0, 0.1, -0.1)
     assert len(np.unique(w)) == 2
     model = gated(nodes, {"v": draw(*weight), "w": w}, shape)
     folded = to_torch.load(model, gate_value=value)
     plain = to_torch.load(model, gate_value=value, fuse=False)
-    assert kinds(folded) == {FoldedGate if name in CASES else Gate}
+    assert kinds(folded) == ({Gate, FoldedGate} if name in CASES else {Gate})
+    put_gates(folded, on_weights=on_weights)
     assert kinds(plain) == {Gate}
     x, gradients = torch.from_numpy(draw(*shape, seed=5)), []
     for module in (plain, folded):
@@ -98,6 +106,27 @@ def test_outputs_and_gradients_stay(name, value):
     for key, parameter in plain.named_parameters():
         torch.testing.assert_close(folded.get_parameter(key).grad, parameter.grad, rtol=1e-4, atol=1e-4)
     assert to_torch.write_back(folded, model).SerializeToString() == model.SerializeToString()
+
+
+def test_gates_are_where_there_are_fewer_entries():
+    made = gated([NODE("Gemm", ["g", "v"], ["y"], transB=1)], {"v": draw(8, 4), "w": np.ones((1, 4))}, ("N", 4))
+    module = to_torch.load(made)
+    (gate_before,) = [m for m in module.modules() if isinstance(m, Gate)]
+    (gate_within,) = [m for m in module.modules() if isinstance(m, FoldedGate)]
+    weight, w = module.get_parameter("v"), module.get_parameter("w")
+    for rows, on_activations in ((8, True), (9, False)):
+        x = torch.ones(rows, 4)
+        assert (gate_before(x, w) is not x) == on_activations
+        assert (gate_within(weight, w, x) is weight) == on_activations
+
+
+def test_exported_for_all_sizes_gates_are_on_activations():
+    made = gated([NODE("Gemm", ["g", "v"], ["y"], transB=1)], {"v": draw(8, 4), "w": np.ones((1, 4))}, ("N", 4))
+    module = to_torch.load(made)
+    sizes = ({0: torch.export.Dim("rows", min=1, max=64)},)
+    program = torch.export.export(module, (torch.ones(3, 4),), dynamic_shapes=sizes)
+    x = torch.from_numpy(draw(20, 4))
+    torch.testing.assert_close(program.module()(x), module(x))
 
 
 def test_a_folded_linear_map_takes_its_bias_along():

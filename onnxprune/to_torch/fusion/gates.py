@@ -2,20 +2,17 @@
 
 A gate before a Conv, Gemm or MatMul scales the very channels that the op sums away, so scaling the weight's
 entries of those channels instead changes nothing: sum_i (x_i m_i) W_i = sum_i x_i (m_i W_i). Gates with any
-other reader stay where they are, and those that meet more weights than a batch has activations there. What a
-closed channel holds must be finite here: 0 * infinity is NaN.
+other reader stay where they are. Which of the two has fewer entries, activations or weights, is told when the
+module runs, and the gates are there. On weights what a closed channel holds must be finite: 0 * infinity is NaN.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import fx
 
 from onnxprune.to_torch.fusion.match import op, setting, shape
 from onnxprune.to_torch.ops.gate import FoldedGate, Gate
-
-_BATCH = 32  # that a net is thought to train with, to tell which is cheaper to scale
 
 
 class _Place(NamedTuple):
@@ -34,35 +31,31 @@ def fold_gates(module: fx.GraphModule) -> int:
         if not isinstance(gate, Gate):
             continue
         places = {user: _place(user, node) for user in node.users}
-        if not places or any(place is None for place in places.values()) or not _pays(node, places):
+        if not places or any(place is None for place in places.values()):
             continue
         x, w = node.args
+        gate.weights_instead = sum(
+            _entries(user.args[place.operand]) for user, place in places.items() if place is not None
+        )
         for user, place in places.items():
             assert place is not None
             name = f"{node.target}_into_{user.name}"
-            module.add_submodule(name, FoldedGate(gate.gate_value, place.axis, place.groups))
+            module.add_submodule(name, _folded(gate, place))
             with module.graph.inserting_before(user):
-                weight = module.graph.call_module(name, (user.args[place.operand], w))
+                weight = module.graph.call_module(name, (user.args[place.operand], w, x))
             weight.meta["onnx_type"] = _type(user.args[place.operand])
-            user.args = tuple(
-                weight if i == place.operand else x if a is node else a for i, a in enumerate(user.args)
-            )
-        module.graph.erase_node(node)
-        module.delete_submodule(str(node.target))
+            user.args = tuple(weight if i == place.operand else a for i, a in enumerate(user.args))
         folded += 1
     return folded
 
 
-def _pays(gate: fx.Node, places: Mapping[fx.Node, _Place | None]) -> bool:
-    """Whether the weights are fewer than the gated activations; so, too, where the file leaves these open."""
-    x = shape(gate.args[0]) or ()
-    free = x.index(None) if None in x else 0
-    sizes = [size for axis, size in enumerate(x) if axis != free]
-    if None in sizes:
-        return True
-    weights = [shape(user.args[place.operand]) for user, place in places.items() if place is not None]
-    total = sum(math.prod(size or 1 for size in weight or ()) for weight in weights)
-    return total <= _BATCH * math.prod(size or 1 for size in sizes)
+def _folded(gate: Gate, place: _Place) -> FoldedGate:
+    assert gate.weights_instead is not None
+    return FoldedGate(gate.gate_value, gate.weights_instead, place.axis, place.groups)
+
+
+def _entries(weight: Any) -> int:
+    return math.prod(size or 1 for size in shape(weight) or ())
 
 
 def _type(node: Any) -> Any:

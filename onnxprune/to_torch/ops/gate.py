@@ -13,31 +13,39 @@ from onnxprune.to_torch.registry import converts
 class Gate(nn.Module):
     """`x` where `w > 0`, else 0; with a `gate_value`, `x * gate_value(w)`. `w` broadcasts against `x`.
 
-    Where the factor is 0 the result is 0, whatever a closed channel holds, infinity and NaN too.
+    Where the factor is 0 the result is 0, whatever a closed channel holds, infinity and NaN too. With
+    `weights_instead`, so many entries, `x` is left to the FoldedGates of those weights wherever it has more.
     """
 
     def __init__(self, *, gate_value: Callable[[Tensor], Tensor] | None = None, to: int = 1) -> None:
         super().__init__()
         self.gate_value = gate_value
+        self.weights_instead: int | None = None
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        if self.weights_instead is not None and not on_activations(x, self.weights_instead):
+            return x
         if self.gate_value is None:
             return torch.where(w > 0, x, 0)
         return cast(Tensor, _Product.apply(x, self.gate_value(w).to(x.dtype)))
 
 
 class FoldedGate(nn.Module):
-    """A weight with its input channels, along `axis`, scaled by their gates.
+    """A weight with its input channels, along `axis`, scaled by their gates, if those are not on the activations `x`.
 
     With several `groups` the axis holds the channels of one group, and axis 0 the outputs of one group after the
     other, as in a grouped convolution.
     """
 
-    def __init__(self, gate_value: Callable[[Tensor], Tensor] | None, axis: int, groups: int = 1) -> None:
+    def __init__(
+        self, gate_value: Callable[[Tensor], Tensor] | None, weights: int, axis: int, groups: int = 1
+    ) -> None:
         super().__init__()
-        self.gate_value, self.axis, self.groups = gate_value, axis, groups
+        self.gate_value, self.weights, self.axis, self.groups = gate_value, weights, axis, groups
 
-    def forward(self, weight: Tensor, w: Tensor) -> Tensor:
+    def forward(self, weight: Tensor, w: Tensor, x: Tensor) -> Tensor:
+        if on_activations(x, self.weights):
+            return weight
         factor = w > 0 if self.gate_value is None else self.gate_value(w).to(weight.dtype)
         if self.groups == 1:
             shape = [1] * weight.dim()
@@ -47,6 +55,11 @@ class FoldedGate(nn.Module):
             factor = factor.reshape(self.groups, 1, -1).expand(-1, per_group, -1)
             shape = [weight.shape[0], -1, *[1] * (weight.dim() - 2)]
         return weight * factor.reshape(shape)
+
+
+def on_activations(x: Tensor, weights: int) -> bool:
+    """Whether gates cost less on `x` than on so many entries of weights; a program for all sizes has them there."""
+    return torch.compiler.is_exporting() or x.numel() <= weights
 
 
 class _Product(torch.autograd.Function):
