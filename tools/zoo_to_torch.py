@@ -7,8 +7,8 @@ Steps (`--steps`, all by default), each of each file in a process of its own und
 parity   the largest |torch - onnxruntime| / max |onnxruntime| over all outputs, on random inputs, of two batch sizes
          where the batch is free; where that is larger than 1e-4, both against the module in double precision: random
          weights may magnify rounding, which onnxruntime's own distance tells
-compile  torch.compile(fullgraph=True): traced whole by dynamo and AOT autograd in train mode, run by PyTorch's own
-         kernels; the same outputs and gradients as without within 1e-4
+compile  torch.compile(fullgraph=True): traced whole by dynamo and AOT autograd, in train mode where the batch is more
+         than one sample, run by PyTorch's own kernels; the same outputs and gradients as without within 1e-4
 export   torch.export of the module, the program exported to ONNX anew, and that in onnxruntime against the file
 Results stay in the folder, so an interrupted run goes on; failures run again. Exit code 1 if any step fails.
 """
@@ -106,10 +106,10 @@ def compiled(path: Path) -> Found:
     from onnxprune.to_torch import load
 
     feed, _ = record(path).runs[0]
-    inputs = arrays(feed)
+    inputs, batch = arrays(feed), len(next(iter(feed.values())))
     figures = []
     for wrap in (lambda m: m, lambda m: torch.compile(m, fullgraph=True, backend="aot_eager")):
-        module = load(path).train()
+        module = load(path).train(batch > 1)
         for child in module.modules():
             if "Dropout" in type(child).__name__:
                 child.eval()
