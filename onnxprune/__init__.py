@@ -6,6 +6,9 @@ small = onnxprune.slim("model.onnx", "small.onnx", ratio=0.5)
 small.verified.max_rel_error, small.kept["macs"]
 """
 
+import importlib
+from types import ModuleType
+
 from onnxprune.errors import OnnxpruneError
 from onnxprune.inspection import Inspection, inspect
 from onnxprune.slimming import Gated, Slimmed, gate, slim
@@ -32,3 +35,10 @@ __all__ = [
     "train",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`onnxprune.to_torch`, imported when it is asked for: it needs PyTorch, and the rest does not."""
+    if name == "to_torch":
+        return importlib.import_module("onnxprune.to_torch")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +159,9 @@ def test_compiles_in_one_piece_for_every_batch_size() -> None:
     for batch in (2, 3):
         x = draw(batch, 3, 6, 6)
         np.testing.assert_allclose(in_torch(compiled, x)[0], in_onnxruntime(made, x)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_is_at_hand_without_an_import_of_its_own() -> None:
+    code = "import onnxprune, sys; assert 'torch' not in sys.modules; print(onnxprune.to_torch.load.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "load\n"
