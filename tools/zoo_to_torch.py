@@ -19,6 +19,7 @@ import fnmatch
 import io
 import json
 import logging
+import re
 import sys
 import time
 import warnings
@@ -199,9 +200,15 @@ def summary(results: Results, steps: Sequence[str], names: Sequence[str]) -> str
         if len(exact) < len(good):
             lines[-1] += f" {len(good) - len(exact)} more are no further from double precision than {ROUNDING} times"
             lines[-1] += " what onnxruntime is."
-        failed += [f"| {row['name']} | {step} | {row['error']} |" for row in rows if "error" in row]
+        failed += [f"| {row['name']} | {step} | {_brief(row['error'])} |" for row in rows if "error" in row]
     table = "\n".join(["| export | step | why not |", "|---|---|---|", *failed])
-    return "\n\n".join(["# to_torch on the zoo", *lines, table])
+    made = "Made by `python tools/zoo_to_torch.py`, which says what the steps are."
+    return "\n\n".join(["# to_torch on the zoo", made, *lines, table])
+
+
+def _brief(error: str) -> str:
+    """Without colours and addresses, in one cell."""
+    return re.sub(r"\x1b\[[0-9;]*m| at 0x[0-9a-f]+", "", error).replace("|", "/")[:160]
 
 
 def main() -> int:
