@@ -33,7 +33,7 @@ def read(path: Path) -> Apart:
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelError(f"{path}: holds no ONNX graph; give a file that an exporter wrote")
     main = len(proto.graph.initializer)
-    for number, tensor in enumerate(_tensors(proto.graph)):
+    for number, tensor in enumerate(tensors(proto.graph)):
         new = number < main and tensor.name not in found.weights
         if uses_external_data(tensor) and (new or not is_apart(tensor)):
             _load_external(tensor, path, found.weights if new else None)
@@ -46,14 +46,15 @@ def _parsed(path: Path) -> Apart:
     return take_apart(proto)
 
 
-def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+def tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """All tensors that a graph holds: initializers first, then those of attributes and bodies."""
     found = [*graph.initializer]
     for node in graph.node:
         for attribute in node.attribute:
             found += [attribute.t] if attribute.HasField("t") else []
             found += attribute.tensors
             for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                found += _tensors(inner)
+                found += tensors(inner)
     return found
 
 
@@ -111,7 +112,7 @@ def _numpy_type(tensor: onnx.TensorProto) -> np.dtype[Any]:
 def check(proto: onnx.ModelProto, where: str) -> None:
     """Raises ModelError where a model, its large weights apart or not, is no valid one."""
     size = proto.ByteSize()
-    for tensor in _tensors(proto.graph):
+    for tensor in tensors(proto.graph):
         if any(n < 0 for n in tensor.dims):
             raise ModelError(f"{where}: weight '{tensor.name}' has a negative size; export the model again")
         if is_apart(tensor):

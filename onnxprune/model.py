@@ -23,7 +23,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnxprune.apart import Apart, take_apart
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.held import give_back, hold_large
-from onnxprune.intake import check, one_line, read
+from onnxprune.intake import check, one_line, read, tensors
 
 log = logging.getLogger(__name__)
 G_LOGGER.severity = G_LOGGER.ERROR  # it prints, and standard output belongs to results
@@ -198,7 +198,7 @@ def save(model: Model | onnx.ModelProto | Apart, path: str | Path, *, force: boo
 
 
 def _write(model: onnx.ModelProto | Apart, path: Path) -> None:
-    if isinstance(model, onnx.ModelProto) and any(map(uses_external_data, model.graph.initializer)):
+    if isinstance(model, onnx.ModelProto) and any(map(uses_external_data, tensors(model.graph))):
         laid_out = onnx.ModelProto()
         laid_out.CopyFrom(model)
         onnx.save(laid_out, path)

@@ -24,7 +24,7 @@ def rank(name: str, types: Types) -> int | None:
     return len(kind.shape.dim) if kind.HasField("shape") else None
 
 
-def known_size(step: Step, source: str | None, index: Value | None, types: Types) -> Constant | None:
+def known_size(source: str | None, index: Value | None, types: Types) -> Constant | None:
     """One size out of the Shape of `source`, if the file fixes it; axis 0 stays open, to train with other batches."""
     if not source or not isinstance(index, Constant) or index.tensor.numel() != 1:
         return None

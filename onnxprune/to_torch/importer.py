@@ -23,14 +23,6 @@ from onnxprune.to_torch.values import Constant, Sizes, Value, as_number, is_fact
 
 log = logging.getLogger(__name__)
 
-_RANDOM = {
-    "RandomNormal",
-    "RandomUniform",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Bernoulli",
-    "Multinomial",
-}
 _NUMBERS = (Form.INTS, Form.FLOATS, Form.SCALAR)
 
 
@@ -189,7 +181,7 @@ class Importer:
             self._set(step.outputs[0], sized)
             return
         known = all(v is None or isinstance(v, Constant) for v in inputs)
-        plain = not (is_module(step.converter.target) or step.node.op_type in _RANDOM | sequence.OPS)
+        plain = not (is_module(step.converter.target) or step.node.op_type in sequence.OPS)
         if not (known and plain and self._fold(step, inputs)):
             self._call(step)
 
@@ -206,7 +198,7 @@ class Importer:
     def _sizes(self, step: Step, inputs: list[Value | None]) -> Constant | Sizes | None:
         """What the node makes, if that is a size or several."""
         source = self.shape_of.get(step.node.input[0]) if step.node.op_type == "Gather" else None
-        if source and (known := arithmetic.known_size(step, source, inputs[1], self.types)):
+        if source and (known := arithmetic.known_size(source, inputs[1], self.types)):
             return known
         rule = arithmetic.rule_of(step, inputs, self.types)
         if rule is None:

@@ -20,6 +20,7 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 from torch import Tensor, fx, nn
 
 from onnxprune.errors import ConversionError, ModelError, TrainingError
+from onnxprune.intake import tensors
 from onnxprune.to_torch.bodies import initializers
 from onnxprune.to_torch.operands import is_finite, to_bytes, to_tensor
 
@@ -104,8 +105,8 @@ def write_back(module: nn.Module, model: onnx.ModelProto | str | Path) -> onnx.M
     )
     if paths is None:
         raise ModelError("the module was not made by to_torch.load; pass the GraphModule that load returned")
-    tensors = {**dict(module.named_buffers(remove_duplicate=False)),
-               **dict(module.named_parameters(remove_duplicate=False))}  # fmt: skip
+    held = {**dict(module.named_buffers(remove_duplicate=False)),
+            **dict(module.named_parameters(remove_duplicate=False))}  # fmt: skip
     written = _copy(model)
     known = initializers(written)
     if unknown := set(paths) - set(known):
@@ -113,7 +114,7 @@ def write_back(module: nn.Module, model: onnx.ModelProto | str | Path) -> onnx.M
             f"the model has no initializer {min(unknown)!r}; write back into the model that was loaded"
         )
     for name, path in paths.items():
-        _write(known[name], name, tensors[path].detach())
+        _write(known[name], name, held[path].detach())
     return written
 
 
@@ -125,7 +126,7 @@ def _copy(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
         return written
     try:
         written = onnx.load(model, load_external_data=False)
-        for tensor in initializers(written).values():
+        for tensor in tensors(written.graph):
             if uses_external_data(tensor):
                 entries = onnx.TensorProto(external_data=tensor.external_data)
                 load_external_data_for_tensor(tensor, str(Path(model).parent))

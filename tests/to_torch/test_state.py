@@ -201,6 +201,21 @@ def test_external_data_stay_where_they_lie(tmp_path: Path) -> None:
     np.testing.assert_allclose(in_torch(module, x)[0], in_onnxruntime_file(out, x)[0], rtol=1e-4, atol=1e-5)
 
 
+def test_external_data_of_nodes_stay_where_they_lie_too(tmp_path: Path) -> None:
+    held = numpy_helper.from_array(draw(64), "held")
+    nodes = [helper.make_node("Constant", [], ["c"], value=held), helper.make_node("Add", ["x", "c"], ["y"])]
+    path, out = tmp_path / "m.onnx", tmp_path / "out" / "m.onnx"
+    out.parent.mkdir()
+    onnx.save(
+        model(nodes, {"x": [64]}, ["y"]), path, save_as_external_data=True, size_threshold=0, location="weights",
+        convert_attribute=True,
+    )  # fmt: skip
+    save(write_back(load(path), path), out)
+    assert [(out.parent / name).read_bytes() for name in ("m.onnx", "weights")] == [
+        (tmp_path / name).read_bytes() for name in ("m.onnx", "weights")
+    ]
+
+
 def test_a_file_that_is_none_is_an_error_of_one_line(tmp_path: Path) -> None:
     module = load(cnn())
     with pytest.raises(ModelError, match=r"gone\.onnx cannot be read"):
