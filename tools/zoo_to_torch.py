@@ -140,7 +140,7 @@ def exported(path: Path) -> Found:
 
     feed, outputs = record(path).runs[0]
     inputs = tuple(arrays(feed))
-    module = load(path).requires_grad_(False)  # else PyTorch 2.15 mixes up two kernels of attention with a mask
+    module = load(path)
     program = torch.export.export(module, inputs)
     file = io.BytesIO()
     anew = torch.onnx.export(program, inputs, dynamo=True, verbose=False, optimize=True)

@@ -25,6 +25,7 @@ from onnxprune.to_torch.bodies import initializers
 from onnxprune.to_torch.operands import is_finite, to_bytes, to_tensor
 
 INITIALIZERS = "onnx_initializers"  # GraphModule.meta key: initializer name -> attribute path
+_STATISTICS = frozenset({"mean", "var", "std"})  # ops as well, but what a normalization's are called
 _RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
 
 
@@ -46,14 +47,18 @@ def attribute_paths(names: Iterable[str]) -> dict[str, str]:
 
 
 def _exporters_own(names: Iterable[str]) -> set[str]:
-    """Those that torch.export, too, gives to values: an op's name, numbered ("view", "view_1"), and "val_9".
+    """Those that torch.export, too, gives to values: an op's name ("view", "view_1"), and "val_9".
 
     Taken, they make torch.onnx.export (PyTorch 2.15) write a file in which two values have one name.
     """
     stems = {name: re.sub(r"_\d+$", "", name) for name in names}
-    numbered = {stem for name, stem in stems.items() if stem != name and stem.isidentifier()}
-    ops = {stem for stem in numbered if stem == "val" or hasattr(torch.ops.aten, stem)}
-    return {name for name, stem in stems.items() if stem in ops}
+    return {
+        name
+        for name, stem in stems.items()
+        if stem.isidentifier()
+        and stem not in _STATISTICS
+        and (stem == "val" or hasattr(torch.ops.aten, stem))
+    }
 
 
 def _is_attribute(part: str) -> bool:

@@ -257,12 +257,15 @@ ATTENTIONS = {
 }
 
 
+MASK = np.where(draw(1, 1, 6, 6, seed=4) > 0.8, -np.inf, 0).astype(np.float32)
+
+
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_attention(name: str) -> None:
-    blocked = np.where(draw(1, 1, 6, 6, seed=4) > 0.8, -np.inf, 0).astype(np.float32)
-    held = {"mask": blocked, "bias": draw(2, 6, 6, seed=5)}
+    held = {"mask": MASK, "bias": draw(2, 6, 6, seed=5)}
     used = {n: v for n, v in held.items() if n in ATTENTIONS[name]}
-    functions = ["permute", "scaled_dot_product_attention", "transpose", "transpose"]
+    function = "attend_broadcasting" if used else "scaled_dot_product_attention"
+    functions = ["permute", function, "transpose", "transpose"]
     check(text(HEADS + ATTENTIONS[name]), (3, 6, 2, 8), *functions, held=used)
 
 
@@ -272,9 +275,29 @@ def test_attention_with_a_mask_that_may_be_wider_than_the_scores(batch: int, mas
     nodes = text(HEADS + ATTENTIONS["a mask"])
     made = model(nodes, {"x": ["N", 6, 2, 8], "mask": ["M", "H", "Q", 6]}, ["y"])
     module, inputs = load(made), (draw(batch, 6, 2, 8), draw(*mask, seed=2))
-    assert calls(module)["attend"] == 1
+    assert calls(module)["attend_broadcasting"] == 1
     (expected,) = in_onnxruntime(made, *inputs)
     np.testing.assert_allclose(in_torch(module, *inputs)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [None, (6, 6), (4, 6, 6), (4, 1, 6), (2, 4, 6, 6)])
+def test_attention_of_three_axes(mask: tuple[int, ...] | None) -> None:
+    scores = "k = Transpose(x) perm=[0,2,1]; s = MatMul(x, k); c = Mul(s, 0.4); "
+    masked = "h = Add(c, mask); a = Softmax(h) axis=-1; " if mask else "a = Softmax(c) axis=-1; "
+    held = {"mask": draw(*mask, seed=3)} if mask else {}
+    check(text(scores + masked + "y = MatMul(a, x)"), (4, 6, 8), "attend_broadcasting", held=held)
+
+
+def test_attention_with_a_mask_is_the_same_exported_anew() -> None:
+    mask = np.where(np.arange(6)[:, None] == 2, -np.inf, MASK).astype(np.float32)
+    spelling = HEADS.replace("(x)", "(p)") + ATTENTIONS["rows that may be masked whole"]
+    held = {"mask": mask, "weight": draw(8, 8, seed=5)}
+    made = model(text("p = MatMul(x, weight); " + spelling), {"x": [3, 6, 2, 8]}, ["y"], held)
+    module, x = load(made), torch.from_numpy(draw(3, 6, 2, 8))
+    assert module.get_parameter("weight").requires_grad
+    anew = torch.onnx.export(torch.export.export(module, (x,)), (x,), dynamo=True, verbose=False)
+    (expected,), (exported,) = (in_onnxruntime(m, x.numpy()) for m in (made, anew.model_proto))
+    np.testing.assert_allclose(exported, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_softmax_of_an_old_opset_over_several_axes_is_no_attention() -> None:

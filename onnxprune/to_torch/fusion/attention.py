@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from onnxprune.to_torch.fusion.match import alone, dtype, is_float, number, op, pairs, setting, shape
 from onnxprune.to_torch.fusion.rules import call, fuses, view
 from onnxprune.to_torch.ops.activation import softmax_1
+from onnxprune.to_torch.ops.attention import attend
 
 
 @fuses("MatMul")
@@ -30,16 +31,30 @@ def attention(node: fx.Node) -> fx.Node | None:
         return None
     if mask is not None and (not is_float(mask) or dtype(mask) != dtype(scores)):
         return None
-    target = F.scaled_dot_product_attention if _fits(mask, scores) else attend
+    target = F.scaled_dot_product_attention if mask is None and ranks == {4} else attend_broadcasting
     return call(node, target, query, _swapped(node, key), value, mask, scale=scale * q * k)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scale: float) -> Tensor:
-    """With a mask that may be wider than the scores, which PyTorch does not take."""
+def attend_broadcasting(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, scale: float
+) -> Tensor:
+    """Attention of any rank, with a mask that may be wider than the scores, which PyTorch does not take.
+
+    PyTorch's kernels, and its exporter to ONNX, want four axes: of three, the first counts as heads.
+    """
     scores = (*query.shape[:-1], key.shape[-2])
-    if mask.dim() > 1 and all(m in (1, s) for m, s in zip(mask.shape[::-1], scores[::-1], strict=False)):
-        return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
-    return torch.softmax(query @ key.transpose(-2, -1) * scale + mask, -1) @ value
+    if mask is not None and not _broadcasts(mask.shape, scores):
+        return torch.softmax(query @ key.transpose(-2, -1) * scale + mask, -1) @ value
+    if query.dim() != 3:
+        return attend(query, key, value, mask, scale=scale)
+    mask = mask[None] if mask is not None and mask.dim() == 3 else mask
+    return attend(query[None], key[None], value[None], mask, scale=scale)[0]
+
+
+def _broadcasts(mask: Sequence[int], scores: Sequence[int]) -> bool:
+    return 1 < len(mask) <= len(scores) and all(
+        m in (1, s) for m, s in zip(mask[::-1], scores[::-1], strict=False)
+    )
 
 
 def _own(node: Any) -> bool:
@@ -81,16 +96,6 @@ def _scaled(node: Any) -> tuple[Any, float]:
         else:
             break
     return node, scale
-
-
-def _fits(mask: Any, scores: fx.Node) -> bool:
-    """Whether adding `mask` is known to leave the scores' shape."""
-    if mask is None:
-        return True
-    given, known = shape(mask), shape(scores)
-    if given is None or known is None or not 1 < len(given) <= len(known):
-        return False
-    return all(m == 1 or (m is not None and m == s) for m, s in zip(given[::-1], known[::-1], strict=False))
 
 
 def _swapped(place: fx.Node, key: fx.Node) -> fx.Node:

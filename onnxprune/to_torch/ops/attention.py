@@ -45,9 +45,7 @@ def attention(
     if not softcap and n_outputs < 4 and _internal(q.dtype, softmax_precision):
         causal = bool(is_causal) and mask is valid is past_key is None and left_window_size < 0
         bias = None if causal else _bias(q, k, mask, _window(q, k, before, left_window_size, right), valid)
-        y = F.scaled_dot_product_attention(
-            q, k, v, bias, 0.0, causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        y = attend(q, k, v, bias, causal=causal, scale=scale)
     else:
         bias = _bias(q, k, mask, _window(q, k, before, left_window_size, right), valid)
         precision = q.dtype if softmax_precision is None else dtype_of(softmax_precision)
@@ -55,6 +53,27 @@ def attention(
     y = y.transpose(1, 2).flatten(2) if flat else y
     outputs = (y, k, v) if scores is None else (y, k, v, scores)
     return outputs[:n_outputs] if n_outputs > 1 else y
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """PyTorch's kernel of attention on [batch, heads, length, size], also where `q` has more heads than `k`.
+
+    Exported, attention with a mask is written out: where weights train, PyTorch 2.15 traces another kernel than it
+    then finds, and its exporter to ONNX makes NaN, not 0, of a row that may attend to nothing.
+    """
+    if bias is not None and torch.compiler.is_exporting():
+        precision = torch.promote_types(q.dtype, torch.float32)
+        return _written_out(q, k, v, bias, scale, 0.0, precision, 0)[0]
+    grouped = q.shape[1] > k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, bias, 0.0, causal, scale=scale, enable_gqa=grouped)
 
 
 def _heads(x: Tensor, heads: int | None) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onnxprune.to_torch.operands import Fixed
+from onnxprune.to_torch.ops.attention import attend
 from onnxprune.to_torch.ops.microsoft import DOMAIN
 from onnxprune.to_torch.ops.microsoft_integer import matmul_integer_to_float
 from onnxprune.to_torch.registry import converts
@@ -144,7 +145,7 @@ def _attend(
     if causal and not plain:
         order = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(before)
         added = order if added is None else torch.where(order, added, -torch.inf)
-    y = F.scaled_dot_product_attention(q, k, v, added, is_causal=causal and plain, scale=scale or None)
+    y = attend(q, k, v, added, causal=causal and plain, scale=scale or None)
     return y.transpose(1, 2).flatten(2)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from onnxprune.to_torch.operands import Fixed, Scalar, number
 from onnxprune.to_torch.ops import rotary
+from onnxprune.to_torch.ops.attention import attend
 from onnxprune.to_torch.ops.microsoft import DOMAIN
 from onnxprune.to_torch.ops.microsoft_attention import heads_apart
 from onnxprune.to_torch.registry import converts
@@ -98,7 +99,7 @@ def group_query_attention(
     added = torch.where(seen, 0.0 if attention_bias is None else attention_bias, -torch.inf).to(q.dtype)
     sink = q.new_zeros(num_heads) if smooth_softmax > 0 else head_sink
     if sink is None and not softcap:
-        y = F.scaled_dot_product_attention(q, k, v, added, scale=scale or None, enable_gqa=True)
+        y = attend(q, k, v, added, scale=scale or None)
     else:
         y = _written_out(q, k, v, added, scale or q.shape[-1] ** -0.5, softcap, sink)
     y = y.transpose(1, 2).flatten(2)
