@@ -38,7 +38,9 @@ class Importer:
         self.graph, self.root = fx.Graph(), nn.Module()
         self.values: dict[str, Value] = {}
         self.tensor_nodes: dict[str, fx.Node] = {}
-        self.paths = attribute_paths(i.name for i in self.proto.initializer)
+        self.paths = attribute_paths(
+            (i.name for i in self.proto.initializer), (name for n in self.proto.node for name in n.output)
+        )
         self.taken = {part for path in self.paths.values() for part in (path, path.split(".")[0])}
         self.modules = self._free("ops")
         self.first_input: fx.Node | None = None

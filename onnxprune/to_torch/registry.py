@@ -123,8 +123,12 @@ def converts(op: str, *, since: int, domain: str = "", inputs: int | None = None
 
 
 def find(domain: str, op: str, opset: int) -> Converter | None:
-    """The converter with the largest `since` that is not above `opset`."""
+    """The converter with the largest `since` that is not above `opset`.
+
+    Gated forms of one op that differ in their bodies are numbered ("GatedSoftmax_2"); a converter takes them all.
+    """
     _load_families()
+    op = op.partition("_")[0] if domain == "onnxprune" else op
     versions = _TABLE.get(("" if domain == "ai.onnx" else domain, op), {})
     known = sorted(versions)
     place = bisect_right(known, opset)

@@ -8,7 +8,7 @@ another one; `show_names` still gives it its own name in every state_dict.
 
 import keyword
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,14 @@ from onnxprune.to_torch.bodies import initializers
 from onnxprune.to_torch.operands import is_finite, to_bytes, to_tensor
 
 INITIALIZERS = "onnx_initializers"  # GraphModule.meta key: initializer name -> attribute path
-_STATISTICS = frozenset({"mean", "var", "std"})  # ops as well, but what a normalization's are called
 _RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
 
 
-def attribute_paths(names: Iterable[str]) -> dict[str, str]:
-    """Each name's attribute path: itself where possible, else a free one."""
+def attribute_paths(names: Iterable[str], values: Iterable[str] = ()) -> dict[str, str]:
+    """Each name's attribute path: itself where possible, else a free one. `values` are the graph's other names."""
     names = list(dict.fromkeys(names))
     prefixes = {n[:i] for n in names for i in range(len(n)) if n[i] == "."}
-    taken, unusable = set(names) | prefixes, prefixes | _exporters_own(names)
+    taken, unusable = set(names) | prefixes, prefixes | _exporters_own(names, values)
     paths: dict[str, str] = {}
     for name in names:
         path, attempt = name, 0
@@ -46,19 +45,25 @@ def attribute_paths(names: Iterable[str]) -> dict[str, str]:
     return paths
 
 
-def _exporters_own(names: Iterable[str]) -> set[str]:
-    """Those that torch.export, too, gives to values: an op's name ("view", "view_1"), and "val_9".
+def _exporters_own(names: Sequence[str], values: Iterable[str]) -> set[str]:
+    """Those that torch.export, too, gives to values: an op's name, numbered ("view_1"), and "val_9".
 
-    Taken, they make torch.onnx.export (PyTorch 2.15) write a file in which two values have one name.
+    Taken, they make torch.onnx.export (PyTorch 2.15) write a file in which two values have one name. Where values
+    of this graph have such names, an op's name without a number ("view") is the exporter's as well.
     """
-    stems = {name: re.sub(r"_\d+$", "", name) for name in names}
-    return {
-        name
-        for name, stem in stems.items()
-        if stem.isidentifier()
-        and stem not in _STATISTICS
-        and (stem == "val" or hasattr(torch.ops.aten, stem))
-    }
+    own = {name for name in names if _is_numbered(name)}
+    if own or any(map(_is_numbered, values)):
+        own |= {name for name in names if _is_op(name)}
+    return own
+
+
+def _is_numbered(name: str) -> bool:
+    stem, _, number = name.rpartition("_")
+    return number.isdigit() and (stem == "val" or _is_op(stem))
+
+
+def _is_op(name: str) -> bool:
+    return name.isidentifier() and hasattr(torch.ops.aten, name)
 
 
 def _is_attribute(part: str) -> bool:

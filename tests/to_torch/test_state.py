@@ -284,9 +284,9 @@ def test_tensors_stored_as_typed_fields_keep_their_encoding_until_they_change() 
 @pytest.mark.parametrize("name", ["add", "add_1", "val_0"])
 def test_a_weight_named_as_the_exporter_names_values_exports_anew(name: str) -> None:
     nodes = [
-        helper.make_node("Add", ["x", name], ["s"]),
-        helper.make_node("Add", ["s", name], ["t"]),
-        helper.make_node("Selu", ["t"], ["y"]),
+        helper.make_node("Add", ["x", name], ["view_1"]),
+        helper.make_node("Add", ["view_1", name], ["view_2"]),
+        helper.make_node("Selu", ["view_2"], ["y"]),
     ]
     made = model(nodes, {"x": [2, 3]}, ["y"], {name: draw(3, seed=1)})
     module, x = load(made), torch.from_numpy(draw(2, 3))
@@ -294,3 +294,8 @@ def test_a_weight_named_as_the_exporter_names_values_exports_anew(name: str) -> 
     anew = torch.onnx.export(program, (x,), dynamo=True, verbose=False, optimize=False)
     torch.testing.assert_close(in_onnxruntime(anew.model_proto, x.numpy()), in_onnxruntime(made, x.numpy()))
     assert set(module.state_dict()) == {name}
+
+
+def test_weights_named_as_ops_keep_their_names_in_files_of_other_exporters() -> None:
+    made = model([helper.make_node("Add", ["x", "mean"], ["y"])], {"x": [2, 3]}, ["y"], {"mean": draw(3)})
+    assert list(dict(load(made).named_parameters())) == ["mean"]
