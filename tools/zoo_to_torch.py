@@ -32,7 +32,7 @@ import numpy as np
 from zoo_models.processes import Found, Limits, limited
 
 TOLERANCE = 1e-4
-NOISE = 1e-6
+NOISE = 1e-5
 """Gradients so much smaller than the largest are rounding alone, as those of the biases of attention's keys are."""
 ROUNDING = 10
 """How many times as far from double precision as onnxruntime the module may be where rounding is magnified."""

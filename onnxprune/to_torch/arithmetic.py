@@ -1,4 +1,4 @@
-"""Which nodes compute sizes: those whose values are integers or booleans of rank 0 or 1 that descend from Shape.
+"""Which nodes compute sizes: those that descend from Shape and make integers, booleans or float32 of rank 0 or 1.
 
 They become rules of sizes.py, on Python numbers, in the fx graph.
 """
@@ -15,7 +15,7 @@ from onnxprune.to_torch.steps import Step
 from onnxprune.to_torch.values import Constant, Sizes, Value
 
 Types = Mapping[str, onnx.TypeProto]
-_SIZE_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
+_SIZE_TYPES = tuple(onnx.TensorProto.DataType.Value(t) for t in ("INT64", "INT32", "BOOL", "FLOAT"))
 
 
 def rank(name: str, types: Types) -> int | None:
@@ -38,10 +38,11 @@ def known_size(source: str | None, index: Value | None, types: Types) -> Constan
 
 def rule_of(step: Step, inputs: Sequence[Value | None], types: Types) -> Callable[..., Any] | None:
     """The rule that stands for the node, if it computes sizes."""
-    rule = sizes.RULES.get(step.node.op_type)
+    made = types.get(step.node.output[0], onnx.TypeProto()).tensor_type
+    rules = sizes.FRACTIONS if made.elem_type == onnx.TensorProto.FLOAT else sizes.RULES
+    rule = rules.get(step.node.op_type)
     if rule is None or step.converter.domain or len(step.outputs) > 1:
         return None
-    made = types.get(step.node.output[0], onnx.TypeProto()).tensor_type
     ranks = [
         rank(step.node.output[0], types),
         *(rank(n, types) for n, v in zip(step.node.input, inputs, strict=True) if isinstance(v, Sizes)),
@@ -53,7 +54,7 @@ def rule_of(step: Step, inputs: Sequence[Value | None], types: Types) -> Callabl
         return None
     if step.node.op_type in ("Shape", "Size"):
         return rule
-    known = all(isinstance(v, Sizes) or _listable(v) for v in inputs)
+    known = all(v is None or isinstance(v, Sizes) or _listable(v) for v in inputs)
     return rule if known and any(isinstance(v, Sizes) for v in inputs) else None
 
 
@@ -66,7 +67,19 @@ def keywords(step: Step) -> dict[str, Any]:
 
 
 def _listable(value: Value | None) -> bool:
-    return isinstance(value, Constant) and value.tensor.dim() < 2 and not value.tensor.is_floating_point()
+    """Floats only of few binary digits: with them a size that is traced as a symbol is as exact as float32."""
+    if not isinstance(value, Constant) or value.tensor.dim() > 1:
+        return False
+    return not value.tensor.is_floating_point() or bool((value.tensor * 1024 % 1 == 0).all())
+
+
+def listed(value: Constant) -> Any:
+    """A number or a list of them, whole ones as integers."""
+    numbers = value.tensor.tolist()
+    whole = value.tensor.is_floating_point() and bool((value.tensor % 1 == 0).all())
+    if not whole:
+        return numbers
+    return [int(v) for v in numbers] if isinstance(numbers, list) else int(numbers)
 
 
 def _along_rows(inputs: Sequence[Value | None]) -> bool:

@@ -206,7 +206,7 @@ class Importer:
         if rule is None:
             return None
         arguments = tuple(
-            v.node if isinstance(v, Sizes) else v.tensor.tolist() if isinstance(v, Constant) else v
+            v.node if isinstance(v, Sizes) else arithmetic.listed(v) if isinstance(v, Constant) else v
             for v in inputs
         )
         if step.node.op_type in ("Shape", "Size"):
@@ -289,7 +289,8 @@ class Importer:
         if isinstance(value, Sizes) and (
             form in _NUMBERS or (form is Form.INDEX and arithmetic.rank(name, self.types) == 0)
         ):
-            return value.node
+            whole = not value.dtype.is_floating_point
+            return value.node if whole else self.graph.call_function(sizes.floats, (value.node,))
         if form is Form.STATISTIC and not (name in self.statistics and self.readers[name] == 1):
             if not (isinstance(value, fx.Node) and value.op == "placeholder"):
                 self.tied.append(name)

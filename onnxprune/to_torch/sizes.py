@@ -2,8 +2,9 @@
 
 What a graph computes from `Shape` (the batch size for a Reshape, say) is worth nothing as tensors: on a GPU
 each use would wait for the device, and torch.compile would break the graph. These rules stand for the same
-ops where a value of rank 0 or 1 holds integers or booleans and descends from `Shape`: an int is a rank-0
-value, a list a rank-1 value. Their signatures are the converters', the ONNX schema.
+ops where a value of rank 0 or 1 holds integers, booleans or float32 and descends from `Shape`: a number is a
+rank-0 value, a list a rank-1 value. Their signatures are the converters', the ONNX schema. `RULES` make integers and
+booleans, `FRACTIONS` numbers as float32 has them (the pads of a convolution are often half of something).
 """
 
 import math
@@ -15,23 +16,26 @@ import torch
 from torch import Tensor
 
 Value: TypeAlias = int | list[int]
+Numbers: TypeAlias = float | list[float]
 Table: TypeAlias = list[list[int]]
 T = TypeVar("T", int, list[int])
 
 TABLE_OPS = {"Reshape", "Slice", "Transpose"}  # the ways that exporters turn pads round; they take rank 2 too
 
-RULES: dict[str, Callable[..., Any]] = {}
+Rules: TypeAlias = dict[str, Callable[..., Any]]
+RULES: Rules = {}
+FRACTIONS: Rules = {}
 
 
-def _rule(*ops: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _rule(*ops: str, of: Rules = RULES) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def register(rule: Callable[..., Any]) -> Callable[..., Any]:
-        RULES.update(dict.fromkeys(ops, rule))
+        of.update(dict.fromkeys(ops, rule))
         return rule
 
     return register
 
 
-def tensor(value: Value, like: Tensor | None, dtype: torch.dtype) -> Tensor:
+def tensor(value: Numbers, like: Tensor | None, dtype: torch.dtype) -> Tensor:
     """`value` as a tensor where the other operands are."""
     return torch.tensor(value, dtype=dtype, device=None if like is None else like.device)
 
@@ -110,9 +114,15 @@ def transpose(data: Table, *, perm: tuple[int, ...] = (1, 0)) -> Table:
     return [list(column) for column in zip(*data, strict=True)] if tuple(perm) == (1, 0) else data
 
 
-@_rule("Identity", "Cast")
-def identity(data: Value, *, to: int = 0, saturate: int = 1, round_mode: str = "up") -> Value:
+@_rule("Identity")
+def identity(data: Value) -> Value:
     return data
+
+
+@_rule("Cast")
+def cast(data: Numbers, *, to: int, saturate: int = 1, round_mode: str = "up") -> Any:
+    """Fractions towards zero."""
+    return _each(lambda v: torch.sym_int(v) if _is_fraction(v) else v, data)
 
 
 @_rule("Where")
@@ -128,6 +138,10 @@ def constant_of_shape(shape: list[int], *, value: int = 0) -> Value:
 @_rule("Range")
 def range_(start: Value, limit: Value, delta: Value) -> Value:
     return list(range(_many(start)[0], _many(limit)[0], _many(delta)[0]))
+
+
+def _each(function: Callable[[Any], Any], data: Numbers) -> Any:
+    return [function(v) for v in data] if isinstance(data, list) else function(data)
 
 
 def _many(value: Value | tuple[int, ...]) -> list[int]:
@@ -156,12 +170,12 @@ def quotient(a: int, b: int) -> int:
     return a // b if (a >= 0) == (b >= 0) else -(-a // b)
 
 
-def _elementwise(op: str, function: Callable[..., int]) -> None:
-    def rule(*operands: Value, axis: int | None = None, broadcast: int = 0) -> Value:
+def _elementwise(op: str, function: Callable[..., Any], suffix: str = "_", of: Rules = RULES) -> None:
+    def rule(*operands: Any, axis: int | None = None, broadcast: int = 0) -> Any:
         return _aligned(function, *operands)
 
-    rule.__name__ = rule.__qualname__ = op.lower() + "_"
-    globals()[rule.__name__] = _rule(op)(rule)  # fx writes the call by this name
+    rule.__name__ = rule.__qualname__ = op.lower() + suffix
+    globals()[rule.__name__] = _rule(op, of=of)(rule)  # fx writes the call by this name
 
 
 _ENTRYWISE: dict[str, Callable[..., int]] = {
@@ -184,3 +198,58 @@ _ENTRYWISE: dict[str, Callable[..., int]] = {
 }
 for _op, _function in _ENTRYWISE.items():
     _elementwise(_op, _function)
+
+
+# ---- float32: an int where it is whole, which symbols are best for
+
+
+def single(x: float) -> float:
+    """The number of float32 nearest to `x`, after Veltkamp; of a whole number that is traced, `x`."""
+    if isinstance(x, int | torch.SymInt) and (torch.compiler.is_compiling() or abs(x) <= 2**24):
+        return x
+    scaled = x * (2.0**29 + 1)
+    return scaled - (scaled - x)
+
+
+def floats(data: Numbers) -> Any:
+    return _each(lambda v: v * 1.0, data)
+
+
+def _is_fraction(x: Any) -> bool:
+    return isinstance(x, float | torch.SymFloat)
+
+
+@_rule("Cast", of=FRACTIONS)
+def to_single(data: Numbers, *, to: int, saturate: int = 1, round_mode: str = "up") -> Any:
+    return _each(single, data)
+
+
+@_rule("Clip", of=FRACTIONS)
+def clip(data: Numbers, least: float | None = None, most: float | None = None, **bounds: float) -> Any:
+    """The bounds are attributes up to opset 10."""
+    low, high = bounds.get("min", least), bounds.get("max", most)
+    data = data if low is None else _each(lambda v: max(v, low), data)
+    return data if high is None else _each(lambda v: min(v, high), data)
+
+
+def _rounded(function: Callable[..., float]) -> Callable[..., float]:
+    return lambda *operands: single(function(*operands))
+
+
+FRACTIONS |= {
+    op: RULES[op] for op in ("Identity", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Where")
+}
+_FLOATING: dict[str, Callable[..., float]] = {
+    "Add": _rounded(operator.add),
+    "Sub": _rounded(operator.sub),
+    "Mul": _rounded(operator.mul),
+    "Div": _rounded(operator.truediv),
+    "Neg": operator.neg,
+    "Abs": abs,
+    "Min": min,
+    "Max": max,
+    "Ceil": lambda x: math.ceil(x) if _is_fraction(x) else x,
+    "Floor": lambda x: math.floor(x) if _is_fraction(x) else x,
+}
+for _op, _float in _FLOATING.items():
+    _elementwise(_op, _float, "_single", FRACTIONS)

@@ -63,7 +63,7 @@ def _is_numbered(name: str) -> bool:
 
 
 def _is_op(name: str) -> bool:
-    return name.isidentifier() and hasattr(torch.ops.aten, name)
+    return name.isidentifier() and hasattr(torch.ops.aten, name.removesuffix("_default"))
 
 
 def _is_attribute(part: str) -> bool:

@@ -77,3 +77,61 @@ def test_no_sizes_broadcast_to_none() -> None:
 
 def test_slices_take_bounds_from_attributes_too() -> None:
     assert sizes.RULES["Slice"]([2, 3, 4, 5], starts=(1,), ends=(3,), axes=(0,)) == [3, 4]
+
+
+def test_a_number_is_rounded_as_float32_rounds_it() -> None:
+    for x in (*np.random.default_rng(0).normal(0, 1000, 500), 0.0, 1 / 3, -7 * np.float32(0.7), 2.0**24 + 1):
+        assert sizes.single(float(x)) == np.float32(x)
+
+
+def test_fractions_of_sizes_are_those_of_float32_traced_too() -> None:
+    """The pads that keep ceil(width / 3) windows, as networks from TensorFlow compute them, on any width."""
+    nodes = [
+        NODE("Shape", ["x"], ["shape"]),
+        NODE("Gather", ["shape", "last"], ["width"]),
+        NODE("Cast", ["width"], ["w"], to=1),
+        NODE("Div", ["w", "stride"], ["windows"]),
+        NODE("Ceil", ["windows"], ["whole"]),
+        NODE("Sub", ["whole", "one"], ["before"]),
+        NODE("Mul", ["before", "stride"], ["covered"]),
+        NODE("Add", ["covered", "kernel"], ["needed"]),
+        NODE("Sub", ["needed", "w"], ["missing"]),
+        NODE("Clip", ["missing", "zero", ""], ["pad"]),
+        NODE("Div", ["pad", "two"], ["half"]),
+        NODE("Cast", ["half"], ["left"], to=7),
+        NODE("Cast", ["left"], ["left_"], to=1),
+        NODE("Sub", ["pad", "left_"], ["right_"]),
+        NODE("Cast", ["right_"], ["right"], to=7),
+        *(NODE("Unsqueeze", [side, "axis"], [f"{side}s"]) for side in ("left", "right")),
+        NODE("Concat", ["none", "lefts", "none", "rights"], ["pads"], axis=0),
+        NODE("Pad", ["x", "pads"], ["y"]),
+    ]
+    numbers = {"stride": 3, "one": 1, "kernel": 5, "zero": 0, "two": 2}
+    values = {name: np.float32(v) for name, v in numbers.items()} | {
+        "last": np.array(2), "axis": np.array([0]), "none": np.array([0, 0]),
+    }  # fmt: skip
+    made = model(nodes, {"x": ["N", 2, "W"]}, ["y"], values)
+    module = load(made)
+    assert not any(n.target is sizes.tensor for n in module.graph.nodes)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="eager")
+    for width in range(2, 12):
+        x = draw(2, 2, width)
+        (expected,) = in_onnxruntime(made, x)
+        np.testing.assert_array_equal(in_torch(module, x)[0], expected)
+        np.testing.assert_array_equal(in_torch(compiled, x)[0], expected)
+
+
+@pytest.mark.parametrize("number", [0.7, 0.1])
+def test_numbers_that_no_few_digits_hold_stay_tensors(number: float) -> None:
+    """floor(10 * 0.7) is 7 in float32, whose nearest numbers are below 0.7, and 6 with more digits."""
+    nodes = [
+        NODE("Size", ["x"], ["n"]),
+        NODE("Cast", ["n"], ["f"], to=1),
+        NODE("Mul", ["f", "number"], ["product"]),
+        NODE("Floor", ["product"], ["y"]),
+    ]
+    made = model(nodes, {"x": ["N"]}, ["y"], {"number": np.float32(number)})
+    module = load(made)
+    for size in range(1, 60):
+        x = draw(size)
+        assert in_torch(module, x)[0] == in_onnxruntime(made, x)[0]

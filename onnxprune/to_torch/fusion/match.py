@@ -86,7 +86,7 @@ def _constant(value: Any, depth: int) -> Tensor | None:
     if value.target is sizes.tensor:
         size = fixed(value.args[0])
         size = size[0] if isinstance(size, list) and len(size) == 1 else size
-        return torch.tensor(float(size)) if isinstance(size, int) else None
+        return torch.tensor(float(size)) if isinstance(size, int | float) else None
     if op(value) in _UNCHANGED:
         return _constant(value.args[0], depth - 1)
     if op(value) in _NUMERIC:
@@ -115,7 +115,7 @@ def fixed(value: Any) -> Any:
             return None
         known: list[Any] = [_Open() if d is None or not i else d for i, d in enumerate(dims)]
         return known[setting(value, "start", 0) : setting(value, "end", None)]
-    if value.target not in sizes.RULES.values():
+    if value.target not in (*sizes.RULES.values(), *sizes.FRACTIONS.values()):
         return None
     operands = [fixed(a) for a in value.args]
     if any(o is None for o in operands):
