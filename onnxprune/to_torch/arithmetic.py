@@ -54,6 +54,12 @@ def rule_of(step: Step, inputs: Sequence[Value | None], types: Types) -> Callabl
         return None
     if step.node.op_type in ("Shape", "Size"):
         return rule
+    if (
+        step.node.op_type in ("Gather", "Slice")
+        and rules is sizes.FRACTIONS
+        and not isinstance(inputs[0], Sizes)
+    ):
+        return None  # a table of floats, of which a size says only where to read
     known = all(v is None or isinstance(v, Sizes) or _listable(v) for v in inputs)
     return rule if known and any(isinstance(v, Sizes) for v in inputs) else None
 

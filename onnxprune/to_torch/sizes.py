@@ -35,9 +35,9 @@ def _rule(*ops: str, of: Rules = RULES) -> Callable[[Callable[..., Any]], Callab
     return register
 
 
-def tensor(value: Numbers, like: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """`value` as a tensor where the other operands are."""
-    return torch.tensor(value, dtype=dtype, device=None if like is None else like.device)
+def tensor(value: Numbers, like: Any, dtype: torch.dtype) -> Tensor:
+    """`value` as a tensor where `like` is; of a sequence or nothing, on the CPU."""
+    return torch.tensor(value, dtype=dtype, device=like.device if isinstance(like, Tensor) else None)
 
 
 @_rule("Shape")

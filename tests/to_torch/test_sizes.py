@@ -135,3 +135,11 @@ def test_numbers_that_no_few_digits_hold_stay_tensors(number: float) -> None:
     for size in range(1, 60):
         x = draw(size)
         assert in_torch(module, x)[0] == in_onnxruntime(made, x)[0]
+
+
+def test_a_table_of_floats_that_a_size_reads_stays_a_tensor() -> None:
+    nodes = [NODE("Size", ["x"], ["n"]), NODE("Gather", ["table", "n"], ["y"])]
+    made = model(nodes, {"x": ["N"]}, ["y"], {"table": np.arange(6, dtype=np.float32)})
+    module = load(made)
+    assert module.get_parameter("table").requires_grad
+    assert module(torch.zeros(4)).item() == 4
