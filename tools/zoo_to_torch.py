@@ -33,7 +33,7 @@ import numpy as np
 from zoo_models.processes import Found, Limits, limited
 
 TOLERANCE = 1e-4
-NOISE = 1e-5
+NOISE = 1e-6
 """Gradients so much smaller than the largest are rounding alone, as those of the biases of attention's keys are."""
 EXACT = 1e-8
 """How near compiled and eager are in double precision where only rounding parts them in float32."""

@@ -15,7 +15,6 @@ from onnxprune import model as files
 from onnxprune.methods.tgl import gate
 from onnxprune.to_torch import load
 
-SCALED = {"scale": draw(6, seed=1), "bias": draw(6, seed=2)}
 NORMS = {
     "layer norm": (17, ["scale", "bias"], "LayerNormalization", {}),
     "without a bias": (17, ["scale"], "LayerNormalization", {"epsilon": 0.1}),
