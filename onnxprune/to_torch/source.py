@@ -1,7 +1,7 @@
 """An ONNX model as a torch module that trains."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -24,6 +24,7 @@ from onnxprune.to_torch.steps import plan
 
 log = logging.getLogger(__name__)
 
+ALSO = "onnx_also"  # GraphModule.meta key: the values that it returns behind the graph's outputs
 OPSETS = range(1, 29)
 _SMALL = 1024  # bytes; larger initializers hold no shapes, and nothing on the way need copy them
 
@@ -34,6 +35,7 @@ def load(
     gate_value: Callable[[Tensor], Tensor] | None = None,
     straight_through: bool = False,
     fuse: bool = True,
+    also: Sequence[str] = (),
 ) -> fx.GraphModule:
     """The model as an fx GraphModule, called with the graph's inputs in order.
 
@@ -47,7 +49,8 @@ def load(
     model's Gate nodes into the factor on `x`; by default 1 where `w > 0`, else 0. With `straight_through`,
     gradients pass QuantizeLinear as if it did not round, and are 0 where it saturates. With `fuse`, nodes that
     exporters write out for one torch function are that function again, and gates scale the weights they meet
-    where that is cheaper: the same values but for rounding, while closed channels hold finite ones.
+    where that is cheaper: the same values but for rounding, while closed channels hold finite ones. Values
+    of the graph named in `also` come behind its outputs.
 
     Raises ModelError where the file cannot be read, ConversionError naming every node that PyTorch cannot
     express.
@@ -55,6 +58,7 @@ def load(
     parts = _read(source)
     model = parts.light
     _refuse(model)
+    _also(model, also)
     hoist(model)
     weights = _weights(parts)
     model = _inferred(_inline(model))
@@ -64,6 +68,7 @@ def load(
     module = Importer(plan(model), options, weights).run()
     if fuse:
         fusion.fuse(module)
+    module.meta[ALSO] = tuple(also)
     return module
 
 
@@ -87,6 +92,15 @@ def _refuse(model: onnx.ModelProto) -> None:
                 raise ModelError(
                     f"initializer {tensor.name!r} is stored outside the model; give the file's path instead"
                 )
+
+
+def _also(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Makes these values outputs of the graph; ConversionError where there are none of that name."""
+    made = {output for node in model.graph.node for output in node.output}
+    for name in names:
+        if name not in made:
+            raise ConversionError(f"no node of the graph makes a value {name!r}: name one that is made")
+        model.graph.output.add(name=name)
 
 
 def _weights(parts: Apart) -> dict[str, Tensor]:

@@ -1,18 +1,12 @@
 """What is trained for: losses and metrics.
 
 A task is called with the model's floating-point outputs (always a tuple), the batch, and the original
-model's outputs where it asks for them. Your own is a function named `module:function`; it takes, by name,
-any of `outputs`, `labels`, `inputs` and `teacher`, and returns a loss, or a loss and a dict of metrics
-(means over the batch):
-
-    def heatmap(outputs, labels): return F.mse_loss(outputs[0], labels)         # --task mytasks:heatmap
+model's outputs where it is `taught`. Metrics are exact over any number of batches and processes: `sums` are
+added up over all of them, and `metrics` are taken of the totals.
 """
 
-import importlib
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +14,18 @@ from torch import Tensor
 
 from onnxprune.errors import TrainingError
 from onnxprune.training.batches import Batch
+from onnxprune.training.scores import are_probabilities, check_classes, logits_of, position_axis
 
 Outputs: TypeAlias = tuple[Tensor, ...]
-Metrics: TypeAlias = dict[str, Tensor]
+Sums: TypeAlias = dict[str, Tensor]
+Metrics: TypeAlias = dict[str, float]
+
+TOP5_FROM = 20  # classes
 
 
 class Task(Protocol):
-    """`loss` to be minimised; `metrics` as means over the batch, the main one first; `probe` to rank gates
-    by.
+    """`loss` to be minimised; `metrics`, the main one first, of `sums` that were added up over batches;
+    `probe` to rank gates by.
 
     `probe` is a loss whose squared gradients tell how much the outputs depend on a gate. It cannot be the
     loss itself where that is flat at the original model, as distillation from it is.
@@ -38,54 +36,71 @@ class Task(Protocol):
 
     def loss(self, outputs: Outputs, batch: Batch, teacher: Outputs | None) -> Tensor: ...
 
-    def metrics(self, outputs: Outputs, batch: Batch, teacher: Outputs | None) -> Metrics: ...
+    def sums(self, outputs: Outputs, batch: Batch, teacher: Outputs | None) -> Sums: ...
+
+    def metrics(self, sums: Sums) -> Metrics: ...
 
     def probe(self, outputs: Outputs, batch: Batch) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Classification:
-    """Cross-entropy of the first output against class numbers; negative labels are left out."""
+    """Cross-entropy of the first output against class numbers or, as mixup makes them, class probabilities.
+
+    Negative class numbers are left out. The accuracy of probabilities is that of the likeliest class.
+    """
 
     probabilities: bool = False
     taught: bool = False
 
     def loss(self, outputs: Outputs, batch: Batch, teacher: Outputs | None = None) -> Tensor:
-        logits, labels = self._matched(outputs, batch)
-        return F.cross_entropy(logits, labels.clamp_min(-1), ignore_index=-1)
+        return mean(self._cross_entropy(*self._matched(outputs, batch)))
 
-    def metrics(self, outputs: Outputs, batch: Batch, teacher: Outputs | None = None) -> Metrics:
+    def sums(self, outputs: Outputs, batch: Batch, teacher: Outputs | None = None) -> Sums:
         logits, labels = self._matched(outputs, batch)
-        counted = labels >= 0
-        correct = (logits.argmax(1) == labels)[counted].double().mean()
-        return {"accuracy": correct, "loss": self.loss(outputs, batch)}
+        wanted = labels.argmax(1) if labels.is_floating_point() else labels
+        found = {
+            "accuracy": counted(logits.argmax(1) == wanted, wanted >= 0),
+            "loss": self._cross_entropy(logits, labels),
+        }
+        if logits.shape[1] >= TOP5_FROM:
+            hit = (logits.topk(5, 1).indices == wanted.unsqueeze(1)).any(1)
+            found["top5_accuracy"] = counted(hit, wanted >= 0)
+        return found
+
+    def metrics(self, sums: Sums) -> Metrics:
+        names = ("accuracy", "top5_accuracy", "loss")
+        return {name: ratio(sums[name]) for name in names if name in sums}
 
     def probe(self, outputs: Outputs, batch: Batch) -> Tensor:
         return self.loss(outputs, batch)
 
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if labels.is_floating_point():
+            return counted(F.cross_entropy(logits, labels, reduction="none"))
+        losses = F.cross_entropy(logits, labels.clamp_min(-1), ignore_index=-1, reduction="none")
+        return counted(losses, labels >= 0)
+
     def _matched(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
         scores, labels = outputs[0], labels_of(batch, "classification")
         if labels.is_floating_point():
-            raise TrainingError("labels 'y' are floats, not class numbers: use the task regression")
+            if labels.shape != scores.shape:
+                raise TrainingError(
+                    f"labels 'y' are floats {tuple(labels.shape)}, neither class numbers nor probabilities "
+                    f"for the model's output {tuple(scores.shape)}: use the task regression"
+                )
+            return logits_of(scores, 1, self.probabilities), labels
         if labels.dim() == scores.dim() and labels.shape[-1] == 1:
             labels = labels.squeeze(-1)
-        if scores.dim() > 2 and scores.shape[:-1] == labels.shape and scores.shape[2:] != labels.shape[1:]:
-            scores = scores.movedim(-1, 1)  # (n, positions, classes), as language models have it
-        if scores.dim() != labels.dim() + 1 or scores.shape[2:] != labels.shape[1:]:
-            raise TrainingError(
-                f"labels 'y' {tuple(labels.shape)} do not fit the model's output {tuple(scores.shape)}: "
-                "give one class number per prediction, or a task of your own"
-            )
-        return logits_of(scores, self.probabilities), labels
+        return logits_of(scores, position_axis(scores, labels), self.probabilities), labels
 
     def check(self, outputs: Outputs, batch: Batch) -> None:
         """Raises TrainingError where labels and output do not belong together."""
         logits, labels = self._matched(outputs, batch)
-        if labels.numel() and int(labels.max()) >= logits.shape[1]:
-            raise TrainingError(
-                f"labels 'y' go up to {int(labels.max())}, but the model has {logits.shape[1]} classes: "
-                "number them from 0"
-            )
+        if not labels.is_floating_point():
+            check_classes(labels, logits.shape[1])
+        elif not is_distribution(labels):
+            raise TrainingError("labels 'y' are no class probabilities: use the task regression")
 
 
 @dataclass(frozen=True)
@@ -96,69 +111,48 @@ class Regression:
     taught: bool = False
 
     def loss(self, outputs: Outputs, batch: Batch, teacher: Outputs | None = None) -> Tensor:
+        return self._squares(outputs, batch).mean() / self.variance
+
+    def sums(self, outputs: Outputs, batch: Batch, teacher: Outputs | None = None) -> Sums:
+        return {"mse": counted(self._squares(outputs, batch))}
+
+    def metrics(self, sums: Sums) -> Metrics:
+        error = ratio(sums["mse"])
+        return {"relative_error": error / self.variance, "mse": error}
+
+    def probe(self, outputs: Outputs, batch: Batch) -> Tensor:
+        return self.loss(outputs, batch)
+
+    def _squares(self, outputs: Outputs, batch: Batch) -> Tensor:
         values, labels = outputs[0], labels_of(batch, "regression").float()
         if labels.numel() != values.numel():
             raise TrainingError(
                 f"labels 'y' {tuple(labels.shape)} do not fit the model's output {tuple(values.shape)}: "
                 "give one target per output value"
             )
-        return F.mse_loss(values, labels.reshape(values.shape)) / self.variance
-
-    def metrics(self, outputs: Outputs, batch: Batch, teacher: Outputs | None = None) -> Metrics:
-        relative = self.loss(outputs, batch)
-        return {"relative_error": relative, "mse": relative * self.variance}
-
-    def probe(self, outputs: Outputs, batch: Batch) -> Tensor:
-        return self.loss(outputs, batch)
+        return (values - labels.reshape(values.shape)).square()
 
 
-@dataclass(frozen=True)
-class Own:
-    """A function of the user's; `asks` are the names it takes."""
+def counted(values: Tensor, counts: Tensor | None = None) -> Tensor:
+    """(2,): the sum of the values (where `counts`), and their number, which add up over batches.
 
-    function: Callable[..., Any]
-    asks: frozenset[str]
+    In float64, so that no metric depends on how the samples were batched.
+    """
+    counts = torch.ones_like(values, dtype=torch.bool) if counts is None else counts
+    kept = torch.where(counts, values, torch.zeros_like(values))
+    return torch.stack([kept.sum(dtype=torch.float64), counts.sum(dtype=torch.float64)])
 
-    @staticmethod
-    def named(name: str) -> "Own":
-        """The function `module:function`; TrainingError where there is none or it takes unknown names."""
-        module, _, attribute = name.partition(":")
-        try:
-            function = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise TrainingError(f"task {name}: {error}: give an importable module:function") from error
-        if not callable(function):
-            raise TrainingError(f"task {name} is a {type(function).__name__}, not a function")
-        asks = frozenset(inspect.signature(function).parameters)
-        known = {"outputs", "labels", "inputs", "teacher"}
-        if not asks or asks - known:
-            found = ", ".join(sorted(asks - known)) or "nothing"
-            raise TrainingError(f"task {name} takes {found}: it may take {', '.join(sorted(known))}")
-        return Own(function, asks)
 
-    @property
-    def taught(self) -> bool:
-        return "teacher" in self.asks
+def mean(sums: Tensor) -> Tensor:
+    """The loss that `counted` gave; 0 where nothing counted, so that a batch without labels trains nothing."""
+    return (sums[0] / sums[1].clamp_min(1)).float()
 
-    def loss(self, outputs: Outputs, batch: Batch, teacher: Outputs | None) -> Tensor:
-        return self._call(outputs, batch, teacher)[0]
 
-    def metrics(self, outputs: Outputs, batch: Batch, teacher: Outputs | None) -> Metrics:
-        loss, metrics = self._call(outputs, batch, teacher)
-        return {name: torch.as_tensor(value) for name, value in metrics.items()} | {"loss": loss}
-
-    def probe(self, outputs: Outputs, batch: Batch) -> Tensor:
-        return self.loss(outputs, batch, tuple(o.detach() for o in outputs))
-
-    def _call(self, outputs: Outputs, batch: Batch, teacher: Outputs | None) -> tuple[Tensor, dict[str, Any]]:
-        known = {"outputs": outputs, "labels": batch.labels, "inputs": batch.inputs, "teacher": teacher}
-        result = self.function(**{name: value for name, value in known.items() if name in self.asks})
-        loss, metrics = result if isinstance(result, tuple) else (result, {})
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise TrainingError(
-                f"task {self.function.__name__} returned {type(loss).__name__}: return a scalar tensor"
-            )
-        return loss.reshape(()), metrics
+def ratio(sums: Tensor) -> float:
+    """The metric that `counted` gave. Raises TrainingError where nothing counted."""
+    if not sums[1]:
+        raise TrainingError("no label of the held-out samples counts: all are ignored ones")
+    return float(sums[0] / sums[1])
 
 
 def labels_of(batch: Batch, task: str) -> Tensor:
@@ -169,5 +163,7 @@ def labels_of(batch: Batch, task: str) -> Tensor:
     return batch.labels
 
 
-def logits_of(scores: Tensor, probabilities: bool) -> Tensor:
-    return scores.clamp_min(torch.finfo(scores.dtype).tiny).log() if probabilities else scores
+def is_distribution(labels: Tensor) -> bool:
+    """Whether labels (n, classes, ...) are floats that make one probability distribution per sample."""
+    several = labels.dim() > 1 and labels.shape[1] > 1
+    return labels.is_floating_point() and several and are_probabilities(labels, 1)

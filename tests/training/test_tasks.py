@@ -1,7 +1,5 @@
 """Losses and metrics, and which of them a run is for."""
 
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +8,7 @@ from onnxprune.errors import TrainingError
 from onnxprune.training.batches import Batch
 from onnxprune.training.distillation import Distillation, Head, Mixed
 from onnxprune.training.task_choice import choose
-from onnxprune.training.tasks import Classification, Own, Regression
+from onnxprune.training.tasks import Classification, Regression
 
 
 @pytest.fixture(autouse=True)
@@ -28,14 +26,55 @@ def picked(name, outputs, labels=None, distill=None):
     return choose(name, batch(labels), outputs, distill=distill, temperature=2.0)
 
 
+def metrics(task, outputs, labels=None, teacher=None):
+    return task.metrics(task.sums(outputs, batch(labels), teacher))
+
+
 LOGITS = torch.tensor([[2.0, -1, 0.5], [0, 3, 1], [-2, 0, 4], [1, 0, 0], [5, 1, 2], [0, 1, 0]])
 CLASSES = torch.tensor([0, 1, 2, 0, 0, 2])
 
 
 def test_classification_is_cross_entropy_and_accuracy():
     task = Classification()
-    assert torch.equal(task.loss((LOGITS,), batch(CLASSES)), F.cross_entropy(LOGITS, CLASSES))
-    assert task.metrics((LOGITS,), batch(CLASSES))["accuracy"].item() == pytest.approx(5 / 6)
+    wanted = F.cross_entropy(LOGITS, CLASSES)
+    torch.testing.assert_close(task.loss((LOGITS,), batch(CLASSES)), wanted)
+    assert metrics(task, (LOGITS,), CLASSES) == pytest.approx({"accuracy": 5 / 6, "loss": wanted.item()})
+
+
+def test_soft_labels_are_met_by_cross_entropy_and_counted_by_the_likeliest():
+    task, soft = Classification(), 0.8 * F.one_hot(CLASSES, 3) + 0.2 * F.one_hot((CLASSES + 1) % 3, 3)
+    torch.testing.assert_close(task.loss((LOGITS,), batch(soft)), F.cross_entropy(LOGITS, soft))
+    assert metrics(task, (LOGITS,), soft)["accuracy"] == pytest.approx(5 / 6)
+    assert isinstance(picked("auto", (LOGITS,), soft, distill=0.0), Classification)
+
+
+@pytest.mark.parametrize(("classes", "names"), [(19, []), (20, ["top5_accuracy"])])
+def test_many_classes_are_also_counted_among_the_first_five(classes, names):
+    scores = torch.arange(classes).float().expand(6, classes)
+    found = metrics(Classification(), (scores,), classes - 1 - torch.tensor([0, 1, 4, 5, 6, -5 + classes]))
+    assert list(found) == ["accuracy", *names, "loss"]
+    assert found.get("top5_accuracy", 0.5) == pytest.approx(0.5)
+    assert found["accuracy"] == pytest.approx(1 / 6)
+
+
+def test_a_batch_without_a_label_that_counts_trains_nothing():
+    scores, task = LOGITS.clone().requires_grad_(), Classification()
+    loss = task.loss((scores,), batch(torch.full((6,), -1)))
+    loss.backward()
+    assert loss == 0
+    assert not scores.grad.any()
+    with pytest.raises(TrainingError, match="no label of the held-out samples counts"):
+        metrics(task, (scores,), torch.full((6,), -1))
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_a_single_score_answers_a_yes_or_no_question(probabilities):
+    answers = torch.tensor([0, 1, 1, 0, 1, 0])
+    scores = LOGITS[:, :1].sigmoid() if probabilities else LOGITS[:, :1]
+    task = picked("auto", (scores,), answers, distill=0.0)
+    assert task == Classification(probabilities)
+    wanted = F.binary_cross_entropy_with_logits(LOGITS[:, 0], answers.float())
+    torch.testing.assert_close(task.loss((scores,), batch(answers)), wanted)
 
 
 def test_a_model_that_ends_in_softmax_is_trained_on_its_logs():
@@ -49,7 +88,7 @@ def test_negative_labels_are_left_out():
     labels = torch.tensor([0, 1, -1, -100, -1, -1])
     task, few = Classification(), batch(labels)
     torch.testing.assert_close(task.loss((LOGITS,), few), F.cross_entropy(LOGITS[:2], labels[:2]))
-    assert task.metrics((LOGITS,), few)["accuracy"] == 1
+    assert metrics(task, (LOGITS,), labels)["accuracy"] == 1
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 7), (4, 7, 5), (4, 5, 6, 7)])
@@ -62,18 +101,23 @@ def test_classes_may_stand_second_or_last(shape):
 
 
 def test_labels_as_a_column_are_accepted():
-    assert torch.equal(
-        Classification().loss((LOGITS,), batch(CLASSES[:, None])), F.cross_entropy(LOGITS, CLASSES)
-    )
+    loss = Classification().loss((LOGITS,), batch(CLASSES[:, None]))
+    torch.testing.assert_close(loss, F.cross_entropy(LOGITS, CLASSES))
 
 
 def test_regression_is_relative_to_the_targets_variance():
     targets = torch.tensor([10.0, 20, 30, 40, 50, 60])
     task = picked("auto", (targets[:, None] + 1,), targets, distill=0.0)
     assert isinstance(task, Regression)
-    metrics = task.metrics((targets[:, None] + 1,), batch(targets))
-    assert metrics["mse"].item() == pytest.approx(1)
-    assert metrics["relative_error"].item() == pytest.approx(1 / targets.var(correction=0).item())
+    found = metrics(task, (targets[:, None] + 1,), targets)
+    assert found == pytest.approx({"relative_error": 1 / targets.var(correction=0).item(), "mse": 1})
+
+
+def test_the_relative_error_of_regression_is_the_labels_where_it_is_mixed_with_distillation():
+    targets = torch.tensor([10.0, 20, 30, 40, 50, 60])
+    task = picked("auto", (targets[:, None] + 1,), targets)
+    found = metrics(task, (targets[:, None],), targets, (targets[:, None] + 1,))
+    assert found["relative_error"] == 0 < found["distillation"]
 
 
 @pytest.mark.parametrize(
@@ -84,11 +128,42 @@ def test_regression_is_relative_to_the_targets_variance():
         (LOGITS.sigmoid(), "values"),
         (torch.randn(6, 1), "values"),
         (torch.randn(6, 3, 4, 4), "values"),
+        (torch.randn(6), "values"),
         (torch.ones(6, 3), "none"),
     ],
 )
 def test_how_an_output_is_matched_is_told_from_the_original(outputs, kind):
     assert Head.of(outputs).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "labels"),
+    [((6, 3, 4, 5), 1, (6, 4, 5)), ((6, 4, 5, 3), -1, (6, 4, 5)), ((6, 7, 3), -1, (6, 7))],
+)
+def test_class_scores_are_matched_at_every_position(shape, axis, labels):
+    ours, theirs, classes = torch.randn(shape), torch.randn(shape), torch.randint(0, 3, labels)
+    told = [
+        picked("auto", (theirs,), classes).distillation,
+        picked("distillation", (theirs,), classes),
+    ]
+    p, q = ((o / 2).softmax(axis) for o in (theirs, ours))
+    wanted = 4 * (p * (p / q).log()).sum(axis).mean()
+    for task in told:
+        assert task.heads == (Head("logits", task.heads[0].variance, axis),)
+        torch.testing.assert_close(task.loss((ours,), batch(), (theirs,)), wanted)
+        assert metrics(task, (ours,), None, (theirs,))["agreement"] == pytest.approx(
+            (ours.argmax(axis) == theirs.argmax(axis)).double().mean().item()
+        )
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_probabilities_at_every_position_are_told_without_labels(axis):
+    assert Head.of(torch.randn(6, 3, 4, 5).softmax(axis)).axis == axis
+
+
+def test_scores_at_positions_are_values_where_no_labels_tell_otherwise():
+    assert picked("distillation", (torch.randn(6, 3, 4, 4),)).heads[0].kind == "values"
+    assert picked("distillation", (torch.randn(6, 3, 4, 4),), torch.zeros(6).long()).heads[0].kind == "values"
 
 
 def test_distillation_of_scores_is_divergence_at_its_temperature():
@@ -103,10 +178,12 @@ def test_distillation_of_values_is_relative_to_the_teachers_variance():
     task = Distillation((Head.of(wanted),))
     constant = (torch.full_like(wanted, wanted.mean().item()),)
     torch.testing.assert_close(task.loss(constant, batch(), (wanted,)), torch.ones(()))
-    assert task.metrics((wanted,), batch(), (wanted,))["relative_error"] == 0
+    assert metrics(task, (wanted,), None, (wanted,))["relative_error"] == 0
 
 
-@pytest.mark.parametrize("outputs", [LOGITS, LOGITS.softmax(1), torch.randn(6, 2, 4)])
+@pytest.mark.parametrize(
+    "outputs", [LOGITS, LOGITS.softmax(1), torch.randn(6, 2, 4), torch.randn(6, 2, 4).softmax(1)]
+)
 def test_at_the_original_the_loss_is_flat_but_the_probe_is_not(outputs):
     task = Distillation((Head.of(outputs),))
     x = outputs.clone().requires_grad_()
@@ -130,9 +207,9 @@ def test_the_probe_of_values_measures_the_curvature_of_the_loss():
 def test_several_outputs_are_matched_together_and_constant_ones_left_out():
     teacher = (LOGITS, torch.randn(6, 2, 2), torch.ones(6, 1))
     task = picked("distillation", teacher)
-    metrics = task.metrics(teacher, batch(), teacher)
-    assert list(metrics) == ["agreement", "relative_error", "distillation"]
-    assert metrics["agreement"] == 1
+    found = metrics(task, teacher, None, teacher)
+    assert list(found) == ["agreement", "relative_error", "distillation"]
+    assert found["agreement"] == 1
 
 
 def test_auto_mixes_labels_with_distillation():
@@ -141,7 +218,7 @@ def test_auto_mixes_labels_with_distillation():
     ours = (torch.randn(6, 3),)
     wanted = 0.1 * F.cross_entropy(ours[0], CLASSES) + 0.9 * task.distillation.loss(ours, batch(), (LOGITS,))
     torch.testing.assert_close(task.loss(ours, batch(CLASSES), (LOGITS,)), wanted)
-    assert next(iter(task.metrics(ours, batch(CLASSES), (LOGITS,)))) == "accuracy"
+    assert next(iter(metrics(task, ours, CLASSES, (LOGITS,)))) == "accuracy"
 
 
 def test_a_task_asked_for_by_name_is_pure():
@@ -165,8 +242,8 @@ def test_auto_without_labels_is_distillation():
         ("auto", (), CLASSES, "no floating-point output"),
         ("distillation", (torch.ones(6, 3),), None, "constant on the data"),
         ("detection", (LOGITS,), CLASSES, "task 'detection' is unknown"),
-        ("nomodule:f", (LOGITS,), CLASSES, "importable module:function"),
-        ("math:nothing", (LOGITS,), CLASSES, "importable module:function"),
+        ("nomodule:f", (LOGITS,), CLASSES, "importable module:object"),
+        ("math:nothing", (LOGITS,), CLASSES, "math has no 'nothing', but acos"),
         ("math:pi", (LOGITS,), CLASSES, "not a function"),
     ],
 )
@@ -174,44 +251,3 @@ def test_a_task_that_cannot_be_is_refused_in_one_line(name, outputs, labels, say
     with pytest.raises(TrainingError, match=says) as caught:
         picked(name, outputs, labels)
     assert "\n" not in str(caught.value)
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    def write(code):
-        (tmp_path / "mytask.py").write_text(f"import torch\n{code}\n")
-        monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.delitem(sys.modules, "mytask", raising=False)
-        return Own.named("mytask:loss")
-
-    return write
-
-
-def test_a_function_of_ones_own_gets_what_it_asks_for(own):
-    task = own("def loss(outputs, labels):\n    return outputs[0].square().sum(), {'mine': labels.sum()}")
-    assert not task.taught
-    assert task.loss((LOGITS,), batch(CLASSES), None) == LOGITS.square().sum()
-    assert list(task.metrics((LOGITS,), batch(CLASSES), None)) == ["mine", "loss"]
-
-
-def test_a_function_that_takes_the_teacher_is_taught(own):
-    assert own(
-        "def loss(teacher, outputs, inputs):\n    return (outputs[0] - teacher[0]).square().mean()"
-    ).taught
-
-
-@pytest.mark.parametrize(
-    ("code", "says"),
-    [
-        ("def loss(model):\n    return 0", "takes model: it may take"),
-        ("def loss():\n    return 0", "takes nothing"),
-    ],
-)
-def test_a_function_that_takes_something_else_is_refused(own, code, says):
-    with pytest.raises(TrainingError, match=says):
-        own(code)
-
-
-def test_a_function_that_returns_no_scalar_is_refused(own):
-    with pytest.raises(TrainingError, match="return a scalar tensor"):
-        own("def loss(outputs):\n    return 3").loss((LOGITS,), batch(), None)

@@ -1,0 +1,232 @@
+"""A task of the user's: a function or an object named `module:object`; docs/tasks.md is written for them."""
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onnxprune.errors import TrainingError
+from onnxprune.training.batches import Batch
+from onnxprune.training.tasks import Metrics, Outputs, Sums, ratio
+
+Sample: TypeAlias = tuple[tuple[np.ndarray, ...], Any]
+"""What `collate` gets of a sample: the model's inputs, and its label as the data holds it."""
+
+NAMES = ("outputs", "labels", "inputs", "teacher")
+PREFIX = "own/"  # of its sums, which may stand beside the distillation's
+
+
+@dataclass(frozen=True)
+class Part:
+    """A function of the user's, called with what it asks for by name."""
+
+    task: str
+    file: str
+    function: Callable[..., Any]
+    asks: frozenset[str]
+
+    @staticmethod
+    def of(task: str, file: str, function: object, names: Sequence[str]) -> "Part":
+        """TrainingError where `function` is none, or takes other names than these."""
+        if not callable(function):
+            raise TrainingError(f"task {task}: a {type(function).__name__} is not a function")
+        taken = {
+            name: parameter.default is not parameter.empty
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        }
+        asks = frozenset(taken) & set(names)
+        unknown = sorted(name for name, optional in taken.items() if not optional and name not in names)
+        if unknown or not asks:
+            called = getattr(function, "__name__", type(function).__name__)
+            found = ", ".join(unknown) or "nothing"
+            raise TrainingError(f"task {task}: {called} takes {found}: it may take {', '.join(names)}")
+        return Part(task, file, function, asks)
+
+    def __call__(self, **known: Any) -> Any:
+        """Whatever the function raises becomes one line that names its place in the user's file."""
+        try:
+            return self.function(**{name: value for name, value in known.items() if name in self.asks})
+        except Exception as error:
+            raise TrainingError(f"task {self.task}: {_told(error, self.file)}") from error
+
+
+@dataclass(frozen=True)
+class Own:
+    """Its loss, and where the user gave them its metrics and its collate."""
+
+    name: str
+    loss_part: Part
+    metrics_part: Part | None = None
+    collate_part: Part | None = None
+
+    @staticmethod
+    def named(name: str) -> "Own":
+        """The task `module:object`; TrainingError where there is none or it takes unknown names."""
+        found, file = _found(name)
+        if inspect.isclass(found):
+            found = Part(name, file, found, frozenset())()
+        if not hasattr(found, "loss"):
+            if not inspect.isroutine(found):
+                kind = type(found).__name__
+                raise TrainingError(
+                    f"task {name} is a {kind}, not a function: give one, or an object with loss(...)"
+                )
+            return Own(name, Part.of(name, file, found, NAMES))
+        parts = {"loss": NAMES, "metrics": NAMES, "collate": ("samples",)}
+        made = {
+            part: Part.of(name, file, getattr(found, part), names)
+            for part, names in parts.items()
+            if hasattr(found, part)
+        }
+        return Own(name, made["loss"], made.get("metrics"), made.get("collate"))
+
+    @property
+    def taught(self) -> bool:
+        return any("teacher" in part.asks for part in (self.loss_part, self.metrics_part) if part is not None)
+
+    @property
+    def collate(self) -> Callable[[Sequence[Sample], torch.device], Any] | None:
+        """From samples to the labels of their batch, as tensors on a device; None where the task has none."""
+        part = self.collate_part
+        if part is None:
+            return None
+        return lambda samples, device: _on_device(part(samples=list(samples)), device, self.name)
+
+    def loss(self, outputs: Outputs, batch: Batch, teacher: Outputs | None) -> Tensor:
+        return self._loss_and_metrics(outputs, batch, teacher)[0]
+
+    def sums(self, outputs: Outputs, batch: Batch, teacher: Outputs | None) -> Sums:
+        loss, metrics = self._loss_and_metrics(outputs, batch, teacher)
+        if self.metrics_part is not None:
+            metrics = self.metrics_part(**_known(outputs, batch, teacher))
+        if not isinstance(metrics, Mapping):
+            kind = type(metrics).__name__
+            raise TrainingError(f"task {self.name}: its metrics are a {kind}: return a dict of numbers")
+        sums = {f"{PREFIX}{n}": self._sum(n, value, len(batch)) for n, value in metrics.items()}
+        return {**sums, f"{PREFIX}loss": self._sum("loss", loss, len(batch))}
+
+    def metrics(self, sums: Sums) -> Metrics:
+        """A metric of which nothing was counted is not a number; a loss must be one."""
+        own = {name.removeprefix(PREFIX): s for name, s in sums.items() if name.startswith(PREFIX)}
+        found = {name: ratio(s) if s[1] else float("nan") for name, s in own.items()}
+        if not np.isfinite(found["loss"]):
+            raise TrainingError(
+                f"task {self.name}: its loss over the held-out samples is {found['loss']}: check it and the data"
+            )
+        return found
+
+    def probe(self, outputs: Outputs, batch: Batch) -> Tensor:
+        return self.loss(outputs, batch, tuple(o.detach() for o in outputs))
+
+    def _loss_and_metrics(
+        self, outputs: Outputs, batch: Batch, teacher: Outputs | None
+    ) -> tuple[Tensor, Any]:
+        result = self.loss_part(**_known(outputs, batch, teacher))
+        pair = isinstance(result, tuple) and len(result) == 2
+        loss, metrics = result if pair else (result, {})
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            shape = f" {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+            kind = type(loss).__name__
+            raise TrainingError(f"task {self.name}: its loss is a {kind}{shape}: return a scalar tensor")
+        return loss.reshape(()), metrics
+
+    def _sum(self, name: str, value: Any, samples: int) -> Tensor:
+        """(2,): a mean over the batch times its size, or a pair as it is."""
+        parts = list(value) if isinstance(value, tuple | list) and len(value) == 2 else [value, None]
+        try:
+            total, count = (None if p is None else torch.as_tensor(p).double().reshape(()) for p in parts)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TrainingError(
+                f"task {self.name}: metric {name!r} is a {type(value).__name__}: "
+                "return a number, the mean over the batch, or a pair (sum, count)"
+            ) from error
+        assert total is not None
+        size = torch.tensor(float(samples), dtype=torch.float64)
+        pair = (total * samples, size) if count is None else (total, count)
+        return torch.stack([p.detach().cpu() for p in pair])
+
+
+def own_task(name: str) -> Own | None:
+    """The task called `name` where that is `module:object`, else None."""
+    return Own.named(name) if ":" in name else None
+
+
+def _known(outputs: Outputs, batch: Batch, teacher: Outputs | None) -> dict[str, Any]:
+    return {"outputs": outputs, "labels": batch.labels, "inputs": batch.inputs, "teacher": teacher}
+
+
+def _found(name: str) -> tuple[Any, str]:
+    """The object called `module:object`, and the module's file."""
+    module, _, attribute = name.partition(":")
+    try:
+        with _importable_here():
+            imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise TrainingError(
+                f"task {name}: there is no module {error.name!r} in {Path.cwd()}, on PYTHONPATH or installed: "
+                "give an importable module:object"
+            ) from error
+        raise TrainingError(f"task {name}: {_told(error, None)}") from error
+    except Exception as error:
+        raise TrainingError(f"task {name}: {_told(error, None)}") from error
+    try:
+        return attrgetter(attribute)(imported), imported.__file__ or ""
+    except AttributeError:
+        has = ", ".join(n for n in vars(imported) if not n.startswith("_"))[:200]
+        raise TrainingError(
+            f"task {name}: {module} has no {attribute!r}, but {has}: name one of these"
+        ) from None
+
+
+@contextmanager
+def _importable_here() -> Iterator[None]:
+    """The current folder's modules can be imported, as `python -m` has it."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(here)
+
+
+def _told(error: Exception, file: str | None) -> str:
+    """Where and what in one line: the last line in `file` on the way, else the last of all."""
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}:{error.lineno}"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [f for f in frames if f.filename == file] or [
+            f for f in frames if "importlib" not in f.filename
+        ]
+        where = f"{places[-1].filename}:{places[-1].lineno}"
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{where}: {type(error).__name__}: {' '.join(text.split())}".removesuffix(": ")
+
+
+def _on_device(value: Any, device: torch.device, task: str) -> Any:
+    """The same structure with its arrays as tensors on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, np.ndarray | np.generic):
+        return torch.as_tensor(np.asarray(value)).to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: _on_device(v, device, task) for key, v in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_on_device(v, device, task) for v in value)
+    raise TrainingError(
+        f"task {task}: collate returned a {type(value).__name__}: return a tensor, or a dict, tuple or list of them"
+    )
