@@ -4,8 +4,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -19,8 +18,11 @@ from onnxprune.errors import TrainingError
 from onnxprune.training.batches import Batch
 from onnxprune.training.tasks import Metrics, Outputs, Sums, ratio
 
-Sample: TypeAlias = tuple[tuple[np.ndarray, ...], Any]
-"""What `collate` gets of a sample: the model's inputs, and its label as the data holds it."""
+Sample: TypeAlias = tuple[tuple[Any, ...], Any]
+"""A sample's inputs and its label, as the data holds them."""
+
+Collate: TypeAlias = Callable[[Sequence[Sample]], Any]
+"""Makes the labels of a batch: tensors in main memory, nested as the user has them."""
 
 NAMES = ("outputs", "labels", "inputs", "teacher")
 PREFIX = "own/"  # of its sums, which may stand beside the distillation's
@@ -39,7 +41,7 @@ class Part:
     def of(task: str, file: str, function: object, names: Sequence[str]) -> "Part":
         """TrainingError where `function` is none, or takes other names than these."""
         if not callable(function):
-            raise TrainingError(f"task {task}: a {type(function).__name__} is not a function")
+            raise TrainingError(f"task {task}: type {type(function).__name__} is not a function")
         taken = {
             name: parameter.default is not parameter.empty
             for name, parameter in inspect.signature(function).parameters.items()
@@ -80,7 +82,7 @@ class Own:
             if not inspect.isroutine(found):
                 kind = type(found).__name__
                 raise TrainingError(
-                    f"task {name} is a {kind}, not a function: give one, or an object with loss(...)"
+                    f"task {name} is of type {kind}, not a function: give one, or an object with loss(...)"
                 )
             return Own(name, Part.of(name, file, found, NAMES))
         parts = {"loss": NAMES, "metrics": NAMES, "collate": ("samples",)}
@@ -96,12 +98,9 @@ class Own:
         return any("teacher" in part.asks for part in (self.loss_part, self.metrics_part) if part is not None)
 
     @property
-    def collate(self) -> Callable[[Sequence[Sample], torch.device], Any] | None:
-        """From samples to the labels of their batch, as tensors on a device; None where the task has none."""
-        part = self.collate_part
-        if part is None:
-            return None
-        return lambda samples, device: _on_device(part(samples=list(samples)), device, self.name)
+    def collate(self) -> Collate | None:
+        """None where the user gave none."""
+        return None if self.collate_part is None else self._collated
 
     def loss(self, outputs: Outputs, batch: Batch, teacher: Outputs | None) -> Tensor:
         return self._loss_and_metrics(outputs, batch, teacher)[0]
@@ -112,7 +111,7 @@ class Own:
             metrics = self.metrics_part(**_known(outputs, batch, teacher))
         if not isinstance(metrics, Mapping):
             kind = type(metrics).__name__
-            raise TrainingError(f"task {self.name}: its metrics are a {kind}: return a dict of numbers")
+            raise TrainingError(f"task {self.name}: its metrics are of type {kind}: return a dict of numbers")
         sums = {f"{PREFIX}{n}": self._sum(n, value, len(batch)) for n, value in metrics.items()}
         return {**sums, f"{PREFIX}loss": self._sum("loss", loss, len(batch))}
 
@@ -138,23 +137,36 @@ class Own:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             shape = f" {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
             kind = type(loss).__name__
-            raise TrainingError(f"task {self.name}: its loss is a {kind}{shape}: return a scalar tensor")
+            raise TrainingError(
+                f"task {self.name}: its loss is of type {kind}{shape}: return a scalar tensor"
+            )
         return loss.reshape(()), metrics
+
+    def _collated(self, samples: Sequence[Sample]) -> Any:
+        assert self.collate_part is not None
+        return mapped(self._tensor, self.collate_part(samples=list(samples)))
+
+    def _tensor(self, value: Any) -> Tensor:
+        if not isinstance(value, Tensor | np.ndarray | np.generic):
+            raise TrainingError(
+                f"task {self.name}: collate returned type {type(value).__name__}: "
+                "return a tensor or array, or a dict, tuple or list of them"
+            )
+        return value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
 
     def _sum(self, name: str, value: Any, samples: int) -> Tensor:
         """(2,): a mean over the batch times its size, or a pair as it is."""
-        parts = list(value) if isinstance(value, tuple | list) and len(value) == 2 else [value, None]
+        parts = value if isinstance(value, tuple | list) and len(value) == 2 else (value,)
         try:
-            total, count = (None if p is None else torch.as_tensor(p).double().reshape(()) for p in parts)
+            numbers = [torch.as_tensor(p).detach().cpu().double().reshape(()) for p in parts]
         except (TypeError, ValueError, RuntimeError) as error:
             raise TrainingError(
-                f"task {self.name}: metric {name!r} is a {type(value).__name__}: "
+                f"task {self.name}: metric {name!r} is of type {type(value).__name__}: "
                 "return a number, the mean over the batch, or a pair (sum, count)"
             ) from error
-        assert total is not None
-        size = torch.tensor(float(samples), dtype=torch.float64)
-        pair = (total * samples, size) if count is None else (total, count)
-        return torch.stack([p.detach().cpu() for p in pair])
+        return torch.stack(
+            numbers if len(numbers) == 2 else [numbers[0] * samples, torch.tensor(samples).double()]
+        )
 
 
 def own_task(name: str) -> Own | None:
@@ -162,45 +174,49 @@ def own_task(name: str) -> Own | None:
     return Own.named(name) if ":" in name else None
 
 
+def on_device(labels: Any, device: torch.device) -> Any:
+    """The labels of a batch, a tensor or what a `collate` made, on `device`."""
+    return mapped(lambda tensor: tensor.to(device, non_blocking=True), labels)
+
+
+def mapped(change: Callable[[Any], Tensor], value: Any) -> Any:
+    """The same dicts, tuples and lists with `change` of what they hold."""
+    if isinstance(value, Mapping):
+        return {key: mapped(change, inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(mapped(change, inner) for inner in value)
+    return change(value)
+
+
 def _known(outputs: Outputs, batch: Batch, teacher: Outputs | None) -> dict[str, Any]:
     return {"outputs": outputs, "labels": batch.labels, "inputs": batch.inputs, "teacher": teacher}
 
 
 def _found(name: str) -> tuple[Any, str]:
-    """The object called `module:object`, and the module's file."""
-    module, _, attribute = name.partition(":")
+    """The object called `module:object` or `folder/module:object`, and the module's file."""
+    path, _, attribute = name.partition(":")
+    folder, module = str(Path(path).parent.resolve()), Path(path).name
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # for good: what the user's functions import is looked for there too
+    importlib.invalidate_caches()
     try:
-        with _importable_here():
-            imported = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            raise TrainingError(
-                f"task {name}: there is no module {error.name!r} in {Path.cwd()}, on PYTHONPATH or installed: "
-                "give an importable module:object"
-            ) from error
-        raise TrainingError(f"task {name}: {_told(error, None)}") from error
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise TrainingError(f"task {name}: {_told(error, None)}") from error
+        raise TrainingError(
+            f"task {name}: there is no module {error.name!r} in {folder}, on PYTHONPATH or installed: "
+            "give an importable module:object"
+        ) from error
     except Exception as error:
         raise TrainingError(f"task {name}: {_told(error, None)}") from error
     try:
-        return attrgetter(attribute)(imported), imported.__file__ or ""
+        return attrgetter(attribute)(imported), getattr(imported, "__file__", None) or ""
     except AttributeError:
         has = ", ".join(n for n in vars(imported) if not n.startswith("_"))[:200]
         raise TrainingError(
             f"task {name}: {module} has no {attribute!r}, but {has}: name one of these"
         ) from None
-
-
-@contextmanager
-def _importable_here() -> Iterator[None]:
-    """The current folder's modules can be imported, as `python -m` has it."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            sys.path.remove(here)
 
 
 def _told(error: Exception, file: str | None) -> str:
@@ -215,18 +231,3 @@ def _told(error: Exception, file: str | None) -> str:
         where = f"{places[-1].filename}:{places[-1].lineno}"
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{where}: {type(error).__name__}: {' '.join(text.split())}".removesuffix(": ")
-
-
-def _on_device(value: Any, device: torch.device, task: str) -> Any:
-    """The same structure with its arrays as tensors on `device`."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, np.ndarray | np.generic):
-        return torch.as_tensor(np.asarray(value)).to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {key: _on_device(v, device, task) for key, v in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_on_device(v, device, task) for v in value)
-    raise TrainingError(
-        f"task {task}: collate returned a {type(value).__name__}: return a tensor, or a dict, tuple or list of them"
-    )
