@@ -1,207 +1,206 @@
-"""uint8 images as model inputs, from arrays and from files; numpy, and Pillow only where files are read."""
+"""Encoded images, from wherever their bytes come, as pixels of one size; Pillow only where one is decoded."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import DataError
+from onnxprune.training.preprocessing import ENLARGED, Pixels, Preprocessing
+from onnxprune.training.samples import Column, Input
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Dims: TypeAlias = Sequence[int | str | None] | None
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-GREY_MEAN, GREY_STD = (0.449,), (0.226,)  # ImageNet's, averaged over the channels
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp"})
-ENLARGED = 256 / 224  # images of another size are scaled to this multiple of the crop, as for ImageNet models
-
-_CHANNELS = (1, 3)
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """How uint8 images (n, h, w, c) become a model input: `pixel * scale + shift`, in its layout.
+class Encoded(Protocol):
+    """Encoded images by row number."""
 
-    `scale` and `shift` are float32 of shape [c]; `channels_first` tells (n, c, h, w) from (n, h, w, c).
-    """
+    def __len__(self) -> int: ...
 
-    scale: NDArray[np.float32]
-    shift: NDArray[np.float32]
-    channels_first: bool
-    dtype: np.dtype[Any]
+    def __getitem__(self, row: int, /) -> bytes: ...
 
-    def to_input(self, images: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Images (n, h, w, c) uint8 as the model's input."""
-        values = (images.astype(np.float32) * self.scale + self.shift).astype(self.dtype)
-        return np.ascontiguousarray(np.moveaxis(values, -1, 1)) if self.channels_first else values
-
-    @staticmethod
-    def reading(
-        shape: Sequence[int], dims: Dims, dtype: np.dtype[Any], statistics: "Statistics", where: str
-    ) -> "Pixels":
-        """The conversion of images of `shape` (n, h, w, c) for an input of `dims`; else DataError."""
-        if len(shape) != 4 or not (_matches(dims, _first(shape)) or _matches(dims, shape[1:])):
-            raise DataError(
-                f"{where}: uint8 {tuple(shape)} does not fit an input of shape {_shown(dims)}: store images "
-                "as (n, h, w, c) of the model's size, and anything else in the input's own type"
-            )
-        first, channels = _matches(dims, _first(shape)), shape[3]
-        if dtype.kind != "f":
-            return Pixels(np.ones(channels, np.float32), np.zeros(channels, np.float32), first, dtype)
-        mean, std = statistics.of(channels, where)
-        scale, shift = 1 / (255 * std), -mean / std
-        return Pixels(scale.astype(np.float32), shift.astype(np.float32), first, dtype)
+    def where(self, row: int) -> str:
+        """What to call an image in a message."""
+        ...
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """Mean and standard deviation per channel on the 0..1 scale, as given; None for ImageNet's."""
+class Files:
+    """Images in files of their own."""
 
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    paths: tuple[Path, ...]
 
-    def of(self, channels: int, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Both as [channels]; one number serves all channels. DataError where they do not fit."""
-        means, stds = {1: (GREY_MEAN, GREY_STD), 3: (IMAGENET_MEAN, IMAGENET_STD)}.get(channels, (None, None))
-        mean = self._per_channel(means if self.mean is None else self.mean, channels, f"{where}: mean")
-        std = self._per_channel(stds if self.std is None else self.std, channels, f"{where}: std")
-        if (std <= 0).any():
-            raise DataError(f"{where}: std is {self.std}: give positive numbers")
-        return mean, std
+    def __len__(self) -> int:
+        return len(self.paths)
 
-    @staticmethod
-    def _per_channel(given: Sequence[float] | None, channels: int, where: str) -> NDArray[np.float32]:
-        if given is None:
-            raise DataError(f"{where} has no default for {channels} channels: give {channels} numbers")
-        value = np.atleast_1d(np.asarray(given, np.float32))
-        if value.shape not in ((channels,), (1,)) or not np.isfinite(value).all():
-            raise DataError(f"{where} is {given} for {channels} channels: give {channels} numbers")
-        return np.broadcast_to(value, (channels,))
+    def __getitem__(self, row: int) -> bytes:
+        try:
+            return self.paths[row].read_bytes()
+        except OSError as error:
+            raise _unreadable(str(self.paths[row]), error) from error
+
+    def where(self, row: int) -> str:
+        return str(self.paths[row])
 
 
 @dataclass(frozen=True)
-class ImageFiles:
-    """Image files that read like a uint8 array (n, h, w, c): decoded when indexed, cropped to fit."""
+class Images:
+    """Encoded images that read like a uint8 array (n, h, w, c): decoded when indexed, cropped to fit."""
 
-    files: tuple[Path, ...]
+    encoded: Encoded
     height: int
     width: int
     channels: int
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return len(self.files), self.height, self.width, self.channels
+    def shape(self) -> tuple[int, ...]:
+        return len(self.encoded), self.height, self.width, self.channels
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
+
+    @property
+    def resizing(self) -> str:
+        """What happens to images of another size, for Data.describe."""
+        shorter = round(ENLARGED * min(self.height, self.width))
+        return f" (others resized, shorter side to {shorter}, and cropped at the centre)"
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.encoded)
 
     def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
-        return np.stack([self._read(self.files[row]) for row in rows])
+        return np.stack([self._read(int(row)) for row in rows])
 
     @staticmethod
-    def at(files: Sequence[Path], dims: Sequence[int | str | None]) -> "ImageFiles":
-        """Images of the size that `dims` ask for; where they leave it open, of the first file's."""
-        first, second, third = (d if isinstance(d, int) else None for d in dims[1:])
-        channels, height, width = (third, first, second) if _channels_last(dims) else (first, second, third)
+    def fitting(encoded: Encoded, dims: Sequence[int | str | None], asked: Preprocessing) -> "Images":
+        """For an input of 4-D `dims`; of the first image's size where that and `asked` leave it open."""
+        height, width, channels = asked.frame(dims, encoded.where(0))
         if height is None or width is None:
-            with _open(files[0]) as opened:
-                height, width = height or opened.height, width or opened.width
-        if channels not in (None, 1, 3):
+            first = decoded(encoded, 0)
+            height, width = height or first.height, width or first.width
+        return Images(encoded, height, width, channels)
+
+    def _read(self, row: int) -> NDArray[np.uint8]:
+        image = _converted(
+            decoded(self.encoded, row), "L" if self.channels == 1 else "RGB", self.encoded, row
+        )
+        fitted = fit(image, self.width, self.height)
+        return np.asarray(fitted, np.uint8).reshape(self.height, self.width, self.channels)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Class numbers per pixel, int64 (n, h, w), each resized and cropped as the image of its row, by nearest pixel."""
+
+    encoded: Encoded
+    images: Images
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.encoded), self.images.height, self.images.width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[np.int64]:
+        return np.stack([self._read(int(row)) for row in rows])
+
+    def _read(self, row: int) -> NDArray[np.int64]:
+        mask = decoded(self.encoded, row)
+        if len(mask.getbands()) != 1 or mask.mode == "F":
             raise DataError(
-                f"{files[0].parent}: images have 1 or 3 channels, the input {channels}: give an .npz"
+                f"{self.encoded.where(row)}: a mask of mode {mask.mode}: store class numbers as a PNG of one channel"
             )
-        return ImageFiles(tuple(files), height, width, channels or 3)
-
-    def _read(self, file: Path) -> NDArray[np.uint8]:
-        try:
-            with _open(file) as opened:
-                image: Image.Image = opened.convert("L" if self.channels == 1 else "RGB")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise _unreadable(file, error) from error
-        if image.size != (self.width, self.height):
-            image = self._crop(image)
-        return np.asarray(image, np.uint8).reshape(self.height, self.width, self.channels)
-
-    def _crop(self, image: "Image.Image") -> "Image.Image":
-        ratio = ENLARGED * max(self.width / image.width, self.height / image.height)
-        width, height = round(image.width * ratio), round(image.height * ratio)
-        image = image.resize((max(self.width, width), max(self.height, height)))
-        left, top = (image.width - self.width) // 2, (image.height - self.height) // 2
-        return image.crop((left, top, left + self.width, top + self.height))
+        image = decoded(self.images.encoded, row)
+        if mask.size != image.size:
+            raise DataError(
+                f"{self.encoded.where(row)}: a mask of {mask.width}x{mask.height} pixels for an image of "
+                f"{image.width}x{image.height}: give both one size"
+            )
+        whole = _converted(mask, mask.mode, self.encoded, row)
+        return np.asarray(fit(whole, self.images.width, self.images.height, nearest=True)).astype(np.int64)
 
 
-def as_images(array: NDArray[np.generic], dims: Dims) -> NDArray[np.generic]:
-    """uint8 `array` as (n, h, w, c): from (n, h, w) too, and from (n, c, h, w) if only that fits."""
-    if array.ndim == 3:
-        return array[..., None]
-    if array.ndim != 4 or dims is None or _matches(dims, _first(array.shape)) or array.shape[3] in _CHANNELS:
-        return array
-    return np.moveaxis(array, 1, -1) if _matches(dims, array.shape[1:]) else array
+def image_column(encoded: Encoded, wanted: Input, asked: Preprocessing, where: str) -> Column:
+    """`encoded` images for the input `wanted`, the first of them decoded now."""
+    name, dtype, dims = wanted
+    if dims is None or len(dims) != 4:
+        raise DataError(
+            f"{where}: images need a model with a 4-D image input, '{name}' is none: give arrays instead"
+        )
+    images = Images.fitting(encoded, dims, asked)
+    _ = images[np.arange(1)]
+    pixels = Pixels.reading(images.shape, dims, np.dtype(dtype), asked, where)
+    return Column(name, images, pixels)
 
 
-def find_images(folder: Path) -> tuple[list[Path], list[int] | None, tuple[str, ...]]:
-    """The image files of `folder`, their class numbers and the classes' names (sorted folder names).
-
-    Flat images have no class numbers. Raises DataError when there are none, or both kinds.
-    """
-    visible = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    flat = [entry for entry in visible if _is_image(entry)]
-    inside = {entry.name: sorted(filter(_is_image, entry.rglob("*"))) for entry in visible if entry.is_dir()}
-    by_class = {name: files for name, files in inside.items() if files}
-    if flat and by_class:
-        raise DataError(f"{folder}: image {flat[0].name} lies beside class folders: move it into one of them")
-    if not flat and not by_class:
-        kinds = ", ".join(sorted(SUFFIXES))
-        raise DataError(f"{folder}: no images found: give images ({kinds}) or one folder of them per class")
-    if flat:
-        return flat, None, ()
-    labels = [number for number, files in enumerate(by_class.values()) for _ in files]
-    return [file for files in by_class.values() for file in files], labels, tuple(by_class)
+def mask_labels(encoded: Encoded, images: Column, where: str) -> Masks:
+    """`encoded` masks of the column `images`, the first of them decoded now."""
+    if not isinstance(images.values, Images):
+        raise DataError(
+            f"{where}: masks need images of the same rows, '{images.name}' is an array: give 'y' as one"
+        )
+    masks = Masks(encoded, images.values)
+    _ = masks[np.arange(1)]
+    return masks
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
-
-
-def _open(file: Path) -> "Image.Image":
+def decoded(encoded: Encoded, row: int) -> "Image.Image":
+    """An image whose header is read; the pixels follow when they are asked for."""
     try:
         from PIL import Image
     except ImportError as error:
-        raise DataError(f"{file}: image files need Pillow: pip install 'onnxprune[images]'") from error
+        raise DataError(
+            f"{encoded.where(row)}: images need Pillow: pip install 'onnxprune[images]'"
+        ) from error
+    content = encoded[row]
     try:
-        return Image.open(file)
+        return Image.open(io.BytesIO(content))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _unreadable(file, error) from error
+        raise _unreadable(encoded.where(row), error) from error
 
 
-def _unreadable(file: Path, error: Exception) -> DataError:
+def fit(image: "Image.Image", width: int, height: int, *, nearest: bool = False) -> "Image.Image":
+    """`image` itself where it has the size, else resized (bicubic, or by nearest pixel) and cropped at the centre."""
+    from PIL import Image
+
+    if image.size == (width, height):
+        return image
+    ratio = ENLARGED * max(width / image.width, height / image.height)
+    size = (max(width, round(image.width * ratio)), max(height, round(image.height * ratio)))
+    resized = image.resize(size, Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC)
+    left, top = (resized.width - width) // 2, (resized.height - height) // 2
+    return resized.crop((left, top, left + width, top + height))
+
+
+def is_image(path: Path) -> bool:
+    """Whether `path` is a file with an image's suffix."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _converted(image: "Image.Image", mode: str, encoded: Encoded, row: int) -> "Image.Image":
+    """With its pixels decoded; DataError where they are cut off or corrupt."""
+    try:
+        image.load()
+        return image.convert(mode)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _unreadable(encoded.where(row), error) from error
+
+
+def _unreadable(where: str, error: Exception) -> DataError:
     reason = " ".join(str(error).split())
-    return DataError(f"{file}: cannot be read as an image: {reason}: remove or replace it")
-
-
-def _first(shape: Sequence[int]) -> tuple[int, ...]:
-    """The (c, h, w) of images (n, h, w, c)."""
-    return (*shape[3:], *shape[1:3])
-
-
-def _matches(dims: Dims, tail: Sequence[int]) -> bool:
-    """Whether an input of `dims` takes samples of shape `tail`."""
-    if dims is None:
-        return True
-    pairs = zip(dims[1:], tail, strict=False)
-    return len(dims) == len(tail) + 1 and all(not isinstance(d, int) or d == s for d, s in pairs)
-
-
-def _channels_last(dims: Sequence[int | str | None]) -> bool:
-    """Whether a 4-D input is laid out (n, h, w, c), told by which axis has the size of a channel axis."""
-    return dims[1] not in _CHANNELS and dims[3] in _CHANNELS
-
-
-def _shown(dims: Dims) -> str:
-    shown = [str(d) if isinstance(d, int) else "?" for d in dims or ()]
-    return "unknown" if dims is None else f"({', '.join(shown)})"
+    if "BytesIO" in reason:
+        reason = "it is of no known image format"
+    return DataError(f"{where}: cannot be read as an image: {reason}: remove or replace it")

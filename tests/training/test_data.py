@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from onnxprune.errors import DataError
 from onnxprune.training import data
-from onnxprune.training.images import IMAGENET_MEAN, IMAGENET_STD
+from onnxprune.training.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGE = [("image", np.float32, (None, 3, 4, 5))]
 RNG = np.random.default_rng(0)
@@ -154,12 +155,70 @@ def test_a_truncated_archive_is_refused(tmp_path):
         data.load(path, IMAGE)
 
 
-def test_a_single_npy_array_and_a_missing_file_are_refused(tmp_path):
+def test_an_npy_named_npz_and_a_missing_file_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", X)
-    with pytest.raises(DataError, match=r"np\.savez"):
-        data.load(tmp_path / "x.npy", IMAGE)
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    with pytest.raises(DataError, match="give it that suffix"):
+        data.load(tmp_path / "x.npz", IMAGE)
     with pytest.raises(DataError, match="no such file"):
         data.load(tmp_path / "nothing.npz", IMAGE)
+
+
+@pytest.mark.parametrize("values", [X, np.moveaxis(X, -1, 1).astype(np.float64)], ids=["pixels", "floats"])
+def test_an_npy_file_is_the_only_input_unlabelled_and_reads_like_the_npz(tmp_path, values):
+    np.save(tmp_path / "x.npy", values)
+    loaded = data.load(tmp_path / "x.npy", IMAGE)
+    assert loaded.labels is None
+    wanted = data.load(npz(tmp_path, x=values), IMAGE)
+    np.testing.assert_array_equal(loaded.batch([2, 0])[0], wanted.batch([2, 0])[0])
+
+
+def test_an_npy_file_is_mapped_and_not_read_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SCANNED", 0)
+    shape = (200_000, 3, 4, 5)
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, shape)  # a sparse file
+    tracemalloc.start()
+    loaded = data.load(tmp_path / "x.npy", IMAGE)
+    loaded.batch([0, 199_999])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 * np.prod(shape) / 10
+
+
+def test_nan_in_an_npy_file_is_told_at_load_or_when_it_is_read(tmp_path, monkeypatch):
+    values = np.zeros((3, 3, 4, 5), np.float32)
+    values[2, 0, 0, 0] = np.nan
+    np.save(tmp_path / "x.npy", values)
+    with pytest.raises(DataError, match="NaN in 1 of 3"):
+        data.load(tmp_path / "x.npy", IMAGE)
+    monkeypatch.setattr(data, "SCANNED", 0)
+    loaded = data.load(tmp_path / "x.npy", IMAGE)
+    with pytest.raises(DataError, match="NaN in 1 of 2"):
+        loaded.batch([0, 2])
+
+
+BAD_NPY = {
+    "objects": (np.asarray([{}, []], object), IMAGE, "never unpickled"),
+    "wrong kind": (np.zeros((3, 3, 4, 5), np.int32), IMAGE, "takes float32"),
+    "no samples": (X[:0], IMAGE, "holds no samples"),
+    "a number": (np.float32(1), IMAGE, "one sample per entry"),
+    "several inputs": (X, [*IMAGE, ("ids", np.int64, (None,))], "give an .npz with an array for each"),
+}
+
+
+@pytest.mark.parametrize(("array", "inputs", "says"), BAD_NPY.values(), ids=BAD_NPY)
+def test_an_npy_file_that_does_not_fit_is_refused_in_one_line(tmp_path, array, inputs, says):
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(DataError, match=says) as caught:
+        data.load(tmp_path / "x.npy", inputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_npy_file_is_refused(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"no readable \.npy"):
+        data.load(tmp_path / "x.npy", IMAGE)
 
 
 def test_integers_that_overflow_the_inputs_type_are_refused(tmp_path):
