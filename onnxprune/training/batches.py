@@ -1,21 +1,25 @@
-"""Samples as tensors on the training device."""
+"""Samples as tensors on the training device, in this process or prepared by workers."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import signal
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from onnxprune.errors import TrainingError
-from onnxprune.training.data import Column, Data
-from onnxprune.training.images import Pixels
+from onnxprune.errors import DataError, OnnxpruneError
+from onnxprune.training.augmentation import Augmentation, seed_of
+from onnxprune.training.preprocessing import Pixels
+from onnxprune.training.samples import Data
 
-Key = TypeVar("Key")
+Draw: TypeAlias = tuple[int, NDArray[np.intp]]
+"""A step and its samples."""
+Loaded: TypeAlias = tuple[Draw, tuple[Tensor, ...], Tensor | None]
+"""A step's samples as they are stored, and their labels, in main memory."""
 
 
 @dataclass(frozen=True)
@@ -31,46 +35,66 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batches:
-    """`data` as batches on `device`; 4-D inputs in channels-last memory where that is asked for."""
+    """`data` as batches on `device`; 4-D inputs in channels-last memory where that is asked for.
+
+    `workers` processes read and augment samples ahead of the training; with 0 it is done in between. What comes out
+    does not depend on their number.
+    """
 
     data: Data
     device: torch.device
     channels_last: bool = False
+    workers: int = 0
 
-    def take(self, which: NDArray[np.intp], augment: np.random.Generator | None = None) -> Batch:
-        """These samples; `augment` draws a random crop and flip for each image."""
-        stored, labels = self.data.stored(which), self.data.labels_of(which)
-        inputs = []
-        for column, values in zip(self.data.columns, stored, strict=True):
-            value = torch.from_numpy(np.ascontiguousarray(values)).to(self.device, non_blocking=True)
-            if augment is not None and value.dim() == 4:
-                value = _augmented(value, column, augment)
-            inputs.append(
-                self._laid_out(value if column.pixels is None else _normalised(value, column.pixels))
-            )
-        return Batch(tuple(inputs), None if labels is None else torch.from_numpy(labels).to(self.device))
+    def take(self, which: NDArray[np.intp]) -> Batch:
+        """These samples."""
+        return self._batch(_Samples(self.data).load((0, which)))
 
     def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """All samples (or the first `limit`) once, `size` at a time."""
         end = len(self.data) if limit is None else min(limit, len(self.data))
-        starts = range(0, end, size)
-        return prefetched(lambda start: self.take(np.arange(start, min(start + size, end))), starts)
+        return self.drawn((0, np.arange(start, min(start + size, end))) for start in range(0, end, size))
 
     def sampled(self, count: int, size: int, seed: int) -> Iterator[Batch]:
         """Up to `count` different random batches, the same for the same seed."""
         order = np.random.default_rng(seed).permutation(len(self.data))[: count * size]
-        return prefetched(self.take, [order[i : i + size] for i in range(0, len(order), size)])
+        return self.drawn((0, order[i : i + size]) for i in range(0, len(order), size))
 
     def drawn(
-        self, draws: Iterable[tuple[int, NDArray[np.intp]]], augment: tuple[int, ...] | None
+        self, draws: Iterable[Draw], augmentation: Augmentation | tuple[int, ...] | None = None, seed: int = 0
     ) -> Generator[Batch]:
-        """A batch for each step and its samples; `augment` and the step seed the augmentation, None for none."""
+        """A batch for each step and its samples, each sample augmented as `seed`, the step and its row number say."""
+        if isinstance(augmentation, tuple):
+            seed, augmentation = augmentation[0], Augmentation.of("crop,flip")
+        loader = DataLoader(
+            _Samples(self.data, augmentation, seed),
+            batch_size=None,
+            sampler=draws,
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+            worker_init_fn=_ignore_interrupts,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # so that no seed is drawn from the global one
+        )
+        for loaded in _alive(loader):
+            if isinstance(loaded, OnnxpruneError):
+                raise loaded
+            batch, (step, rows) = self._batch(loaded), loaded[0]
+            if augmentation is not None:
+                batch = Batch(
+                    *augmentation.mixed(batch.inputs, batch.labels, seed_of(seed, step, int(rows[0])))
+                )
+            yield batch
 
-        def make(draw: tuple[int, NDArray[np.intp]]) -> Batch:
-            step, rows = draw
-            return self.take(rows, None if augment is None else np.random.default_rng((*augment, step)))
-
-        return prefetched(make, draws)
+    def _batch(self, loaded: Loaded) -> Batch:
+        _, stored, labels = loaded
+        inputs = []
+        for column, value in zip(self.data.columns, stored, strict=True):
+            moved = value.to(self.device, non_blocking=True)
+            inputs.append(
+                self._laid_out(moved if column.pixels is None else _normalised(moved, column.pixels))
+            )
+        return Batch(tuple(inputs), None if labels is None else labels.to(self.device, non_blocking=True))
 
     def _laid_out(self, value: Tensor) -> Tensor:
         if value.dim() == 4 and self.channels_last:
@@ -80,28 +104,10 @@ class Batches:
 
 def check_augmentable(data: Data) -> None:
     """Raises TrainingError where no input is an image."""
-    if not any(len(column.values.shape) == 4 for column in data.columns):
-        shapes = ", ".join(f"'{c.name}' {c.values.shape[1:]}" for c in data.columns)
-        raise TrainingError(f"augment crop-flip needs an image input, the model has {shapes}: leave it out")
+    Augmentation(("crop", "flip")).check(data)
 
 
-def crop_flip(images: Tensor, draw: np.random.Generator) -> Tensor:
-    """Images (n, h, w, c), each padded with zeros by 1/8 of its size, cropped back at random, mirrored half
-    the time.
-
-    The padding and crop of the usual CIFAR-10 recipe (4 pixels of 32).
-    """
-    n, height, width, _ = images.shape
-    down, across = max(1, height // 8), max(1, width // 8)
-    padded = F.pad(images, (0, 0, across, across, down, down))
-    top, left = draw.integers(0, 2 * down + 1, n), draw.integers(0, 2 * across + 1, n)
-    columns = np.where(draw.random((n, 1)) < 0.5, np.arange(width)[::-1], np.arange(width)) + left[:, None]
-    rows = np.arange(height) + top[:, None]
-    index = (np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :])
-    return padded[tuple(torch.from_numpy(i).to(images.device) for i in index)]
-
-
-def drawn(samples: int, size: int, seed: int, steps: range) -> Iterator[tuple[int, NDArray[np.intp]]]:
+def drawn(samples: int, size: int, seed: int, steps: range) -> Iterator[Draw]:
     """Each of `steps` with its `size` samples: every epoch another random order, its remainder left out."""
     per_epoch, order = max(1, samples // size), None
     for step in steps:
@@ -111,22 +117,54 @@ def drawn(samples: int, size: int, seed: int, steps: range) -> Iterator[tuple[in
         yield step, order[position * size : (position + 1) * size]
 
 
-def prefetched(make: Callable[[Key], Batch], keys: Iterable[Key]) -> Generator[Batch]:
-    """`make(key)` for each key in order, the next one prepared in a thread meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: Future[Batch] | None = None
-        for key in keys:
-            upcoming = pool.submit(make, key)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = upcoming
-        if waiting is not None:
-            yield waiting.result()
+@dataclass(frozen=True)
+class _Samples(Dataset[Loaded | OnnxpruneError]):
+    """What a worker does: `data`, augmented by `augmentation`, for one draw."""
+
+    data: Data
+    augmentation: Augmentation | None = None
+    seed: int = 0
+
+    def load(self, draw: Draw) -> Loaded:
+        step, rows = draw
+        stored, labels = self.data.stored(rows), self.data.labels_of(rows)
+        augmentation = self.augmentation or Augmentation(())
+        seeds = [seed_of(self.seed, step, row) for row in rows.tolist()]
+        return (draw, *augmentation.samples(stored, labels, self.data, seeds))
+
+    def __getitem__(self, draw: Draw) -> Loaded | OnnxpruneError:
+        """An error is handed over as a value: raised in a worker, it would come out as a page of its traceback."""
+        try:
+            return self.load(draw)
+        except OnnxpruneError as error:
+            return error
 
 
-def _augmented(value: Tensor, column: Column, draw: np.random.Generator) -> Tensor:
-    last = column.pixels is not None or (value.shape[1] not in (1, 3) and value.shape[3] in (1, 3))
-    return crop_flip(value, draw) if last else crop_flip(value.movedim(1, -1), draw).movedim(-1, 1)
+def _alive(loader: DataLoader[Loaded | OnnxpruneError]) -> Generator[Loaded | OnnxpruneError]:
+    """What `loader` gives; DataError where a worker dies."""
+    batches = iter(loader)
+    while True:
+        try:
+            loaded = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"a worker that reads the data died ({' '.join(str(error).split())[:120]}): give fewer workers, it "
+                "may have run out of memory"
+            ) from error
+        yield loaded
+
+
+def _as_it_is(loaded: Any) -> Any:
+    return loaded
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C reaches the workers too, but the training goes on to the end of its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _normalised(images: Tensor, pixels: Pixels) -> Tensor:

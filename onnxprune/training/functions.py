@@ -95,8 +95,8 @@ class Items:
             names = [f"'{name}'" for name in item] if isinstance(item, Mapping) else [f"{len(parts)} values"]
             raise DataError(
                 f"{self.where(row)}: gives {', '.join(names) or 'nothing'} where the inputs are "
-                f"{', '.join(self.inputs)}: give a dict by input name, and '{LABELS}', or a tuple of the inputs and the "
-                "label"
+                f"{', '.join(self.inputs)}: give a dict by input name, and '{LABELS}', or a tuple of the inputs and "
+                "the label"
             )
         return sample
 

@@ -1,12 +1,16 @@
 """Batches hold what the data holds, wherever they are made."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
-from onnxprune.errors import DataError, TrainingError
-from onnxprune.training.batches import Batches, check_augmentable, crop_flip, drawn, prefetched
-from onnxprune.training.data import from_arrays
+from onnxprune.errors import DataError
+from onnxprune.training.arrays import from_arrays
+from onnxprune.training.augmentation import Augmentation
+from onnxprune.training.batches import Batches, drawn
+from onnxprune.training.samples import Column, Data
 
 RNG = np.random.default_rng(0)
 CPU = torch.device("cpu")
@@ -25,39 +29,116 @@ def test_tensors_are_what_numpy_makes_of_the_pixels(dims, channels_last):
     assert batch.inputs[0].is_contiguous(memory_format=layout)
 
 
-def test_all_samples_come_once_and_in_order():
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_samples_come_once_and_in_order(workers):
     data = from_arrays({"x": np.arange(7.0)[:, None]}, [("x", np.float32, (None, 1))])
-    seen = [batch.inputs[0].flatten().tolist() for batch in Batches(data, CPU).in_order(3)]
-    assert seen == [[0, 1, 2], [3, 4, 5], [6]]
+    batches = Batches(data, CPU, workers=workers)
+    assert [b.inputs[0].flatten().tolist() for b in batches.in_order(3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [b.inputs[0].flatten().tolist() for b in batches.in_order(3, limit=4)] == [[0, 1, 2], [3]]
 
 
-def test_a_crop_is_a_shifted_part_of_the_image_mirrored_half_the_time():
-    images = torch.from_numpy(RNG.integers(1, 256, (200, 16, 16, 3), np.uint8))
-    crops = crop_flip(images, np.random.default_rng(0))
-    padded = torch.nn.functional.pad(images, (0, 0, 2, 2, 2, 2))
-    mirrored = 0
-    for image, crop in zip(padded, crops, strict=True):
-        windows = image.unfold(0, 16, 1).unfold(1, 16, 1).permute(0, 1, 3, 4, 2).reshape(-1, 16, 16, 3)
-        straight = (windows == crop).flatten(1).all(1).any()
-        flipped = (windows.flip(2) == crop).flatten(1).all(1).any()
-        assert straight or flipped
-        mirrored += int(flipped)
-    assert 70 < mirrored < 130
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sampled_batches_differ_from_one_another_and_repeat_with_their_seed(workers):
+    data = from_arrays({"x": np.arange(9.0)[:, None]}, [("x", np.float32, (None, 1))])
+    batches = Batches(data, CPU, workers=workers)
+    first, second = ([b.inputs[0].flatten().tolist() for b in batches.sampled(2, 3, 5)] for _ in range(2))
+    assert first == second
+    assert len({number for rows in first for number in rows}) == 6
 
 
-def test_augmentation_is_the_same_in_either_layout():
-    floats = RNG.normal(size=(4, 3, 8, 8)).astype(np.float32)
-    first = from_arrays({"x": floats}, [("x", np.float32, (None, 3, 8, 8))])
-    last = from_arrays({"x": floats.transpose(0, 2, 3, 1)}, [("x", np.float32, (None, 8, 8, 3))])
-    a, b = (Batches(d, CPU).take(np.arange(4), np.random.default_rng(1)).inputs[0] for d in (first, last))
-    torch.testing.assert_close(a, b.movedim(-1, 1))
-    assert not torch.equal(a, torch.from_numpy(floats))
+def images_and_labels() -> Data:
+    images = RNG.integers(0, 256, (40, 16, 16, 3), np.uint8)
+    return from_arrays({"x": images, "y": np.arange(40) % 10}, [("i", np.float32, (None, 3, 16, 16))])
 
 
-def test_only_images_are_augmented():
-    data = from_arrays({"x": np.zeros((3, 5), np.float32)}, [("x", np.float32, (None, 5))])
-    with pytest.raises(TrainingError, match="needs an image input"):
-        check_augmentable(data)
+AUGMENTATION = Augmentation.of("crop,flip,randaugment,mixup", 10)
+
+
+def run(data, workers, steps, mine=slice(None), augmentation=AUGMENTATION):
+    draws = ((step, rows[mine]) for step, rows in drawn(len(data), 8, 3, steps))
+    return list(Batches(data, CPU, workers=workers).drawn(draws, augmentation, seed=3))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_are_the_same_for_any_number_of_workers(workers):
+    data = images_and_labels()
+    for alone, other in zip(run(data, 0, range(12)), run(data, workers, range(12)), strict=True):
+        torch.testing.assert_close(alone.inputs, other.inputs, rtol=0, atol=0)
+        torch.testing.assert_close(alone.labels, other.labels, rtol=0, atol=0)
+
+
+def test_batches_are_the_same_where_a_run_is_resumed():
+    data = images_and_labels()
+    for alone, other in zip(run(data, 0, range(7, 12)), run(data, 0, range(12))[7:], strict=True):
+        torch.testing.assert_close(alone.inputs, other.inputs, rtol=0, atol=0)
+        torch.testing.assert_close(alone.labels, other.labels, rtol=0, atol=0)
+
+
+def test_samples_are_the_same_for_any_number_of_processes():
+    data, augmentation = images_and_labels(), Augmentation.of("crop,flip,randaugment")
+    one = run(data, 0, range(3), augmentation=augmentation)
+    shares = [run(data, 0, range(3), slice(k, None, 2), augmentation) for k in range(2)]
+    for step, batch in enumerate(one):
+        for k in range(2):
+            torch.testing.assert_close(batch.inputs[0][k::2], shares[k][step].inputs[0], rtol=0, atol=0)
+
+
+def test_an_epoch_later_a_sample_is_augmented_otherwise():
+    data = images_and_labels()
+    rows = np.arange(8)
+    batches = Batches(data, CPU)
+    first, second = batches.drawn([(0, rows), (5, rows)], Augmentation.of("crop,flip"))
+    assert not torch.equal(first.inputs[0], second.inputs[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_global_randomness_is_left_alone(workers):
+    torch.manual_seed(1)
+    wanted = torch.rand(3)
+    torch.manual_seed(1)
+    run(images_and_labels(), workers, range(2))
+    torch.testing.assert_close(torch.rand(3), wanted, rtol=0, atol=0)
+
+
+class Failing:
+    """A column whose row 5 cannot be read, or takes its process with it."""
+
+    shape, dtype = (8, 1), np.dtype(np.float32)
+
+    def __init__(self, dies: bool) -> None:
+        self.dies = dies
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, rows):
+        if 5 in rows and self.dies:
+            os._exit(1)
+        if 5 in rows:
+            raise DataError("row 5: cannot be read: remove it")
+        return np.zeros((len(rows), 1), np.float32)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_the_data_comes_out_in_one_line(workers):
+    data = Data((Column("x", Failing(dies=False)),), None, np.arange(8), "here")
+    batches = Batches(data, CPU, workers=workers).in_order(2)
+    with pytest.raises(DataError, match=r"^row 5: cannot be read: remove it$"):
+        list(batches)
+
+
+def test_a_worker_that_dies_is_told_in_one_line():
+    data = Data((Column("x", Failing(dies=True)),), None, np.arange(8), "here")
+    with pytest.raises(DataError, match="a worker that reads the data died") as caught:
+        list(Batches(data, CPU, workers=1).in_order(2))
+    assert "\n" not in str(caught.value)
+
+
+def test_batches_may_be_left_before_their_end():
+    data = images_and_labels()
+    batches = Batches(data, CPU, workers=2).drawn(drawn(len(data), 8, 3, range(1000)))
+    next(batches)
+    batches.close()
 
 
 def test_an_epoch_draws_every_sample_at_most_once_and_resumes_alike():
@@ -72,15 +153,3 @@ def test_an_epoch_draws_every_sample_at_most_once_and_resumes_alike():
 
 def test_fewer_samples_than_a_batch_are_one_batch():
     assert [sorted(rows.tolist()) for _, rows in drawn(3, 8, 0, range(2))] == [[0, 1, 2], [0, 1, 2]]
-
-
-def test_prefetching_keeps_the_order_and_passes_errors_on():
-    def make(key):
-        if key == 3:
-            raise DataError("no")
-        return key
-
-    batches = prefetched(make, range(5))
-    assert [next(batches) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(DataError):
-        next(batches)

@@ -1,0 +1,271 @@
+"""Augmentation of training samples by torchvision.transforms.v2, the same wherever and whenever a sample is made.
+
+augmentation = Augmentation.of("crop,flip,mixup", classes=10)
+augmentation.check(data)
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onnxprune.errors import TrainingError
+from onnxprune.training.samples import Column, Data
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
+
+PER_SAMPLE = ("crop", "resized-crop", "flip", "randaugment")
+"""In the order in which they are done."""
+MIXUP = "mixup"
+NAMES = (*PER_SAMPLE, MIXUP)
+ALIASES = {"crop-flip": ("crop", "flip")}
+IGNORED = -1  # what a mask holds where a crop reaches beyond the image: no loss is taken there
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to training samples: `names` of NAMES; `classes` is how many the model tells apart, for mixup.
+
+    "crop" pads by zeros of 1/8 of the size and crops back at random, "flip" mirrors half of the images, "randaugment"
+    and "resized-crop" are torchvision's defaults; these act on each sample's pixels. "mixup" mixes each normalised
+    sample and its label with the next of the batch. Masks are transformed with their images.
+    """
+
+    names: tuple[str, ...]
+    classes: int | None = None
+
+    @staticmethod
+    def of(text: str, classes: int | None = None) -> "Augmentation | None":
+        """From names with commas between them, in any order; None for "none". TrainingError for an unknown one."""
+        given = [part.strip() for part in text.split(",")]
+        names = {name for part in given for name in ALIASES.get(part, (part,))}
+        if names == {"none"}:
+            return None
+        unknown = next((name for name in given if not set(ALIASES.get(name, (name,))) <= set(NAMES)), None)
+        if unknown is not None:
+            known = ", ".join(("none", *NAMES, *ALIASES))
+            raise TrainingError(
+                f"augment {unknown!r} is unknown: give some of {known}, with commas between them"
+            )
+        _torchvision()
+        return Augmentation(tuple(name for name in NAMES if name in names), classes)
+
+    def check(self, data: Data) -> None:
+        """Raises TrainingError where `data` cannot take one of the names."""
+        images = [column for column in data.columns if is_image(column)]
+        per_sample = [name for name in self.names if name in PER_SAMPLE]
+        if per_sample and not images:
+            shapes = ", ".join(f"'{c.name}' {c.values.shape[1:]}" for c in data.columns)
+            raise TrainingError(
+                f"augment {per_sample[0]} needs an image input, the model has {shapes}: leave it out"
+            )
+        if per_sample and len({_size(column) for column in images}) > 1:
+            shapes = ", ".join(f"'{c.name}' {c.values.shape[1:]}" for c in images)
+            raise TrainingError(
+                f"augment {per_sample[0]} needs images of one size, not {shapes}: leave it out"
+            )
+        if "randaugment" in self.names:
+            if len(images) != 1 or images[0].values.dtype != np.uint8:
+                raise TrainingError(
+                    "augment randaugment needs one input of uint8 pixels: leave it out, or store them so"
+                )
+            if has_masks(data):
+                raise TrainingError(
+                    "augment randaugment cannot move masks along: use crop, resized-crop and flip"
+                )
+        if MIXUP in self.names:
+            self._check_mixup(data)
+
+    def samples(
+        self, stored: Sequence[np.ndarray], labels: np.ndarray | None, data: Data, seeds: Sequence[int]
+    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """A batch as it is stored, each sample transformed by randomness of its own seed."""
+        tensors = [_tensor(values) for values in stored]
+        target = None if labels is None else _tensor(labels)
+        images = [number for number, column in enumerate(data.columns) if is_image(column)]
+        if not images or not set(self.names) & set(PER_SAMPLE):
+            return tuple(tensors), target
+        masks = target if has_masks(data) else None
+        moved = [_channels_first(tensors[k], data.columns[k]) for k in images]
+        *moved, masks = _transformed(
+            _per_sample(self.names, *_size(data.columns[images[0]])), moved, masks, seeds
+        )
+        for k, values in zip(images, moved, strict=True):
+            tensors[k] = _as_stored(values, data.columns[k])
+        return tuple(tensors), target if masks is None else masks
+
+    def mixed(
+        self, inputs: tuple[Tensor, ...], labels: Tensor | None, seed: int
+    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Float inputs and labels of a batch, mixed where that is asked for; class numbers become (n, classes)."""
+        if MIXUP not in self.names:
+            return inputs, labels
+        return _mixed(inputs, labels, self.classes, seed)
+
+    def _check_mixup(self, data: Data) -> None:
+        if has_masks(data):
+            raise TrainingError("augment mixup cannot mix masks: leave it out")
+        whole = next((c.name for c in data.columns if c.pixels is None and c.values.dtype.kind != "f"), None)
+        if whole is not None:
+            raise TrainingError(
+                f"augment mixup cannot mix the whole numbers of input '{whole}': leave it out"
+            )
+        if data.labels is None or data.labels.dtype.kind == "f":
+            return
+        if int(np.prod(data.labels.shape[1:])) != 1:
+            raise TrainingError(
+                f"augment mixup takes one class number per sample, not {data.labels.shape[1:]}: leave it out"
+            )
+        if self.classes is None:
+            raise TrainingError(
+                "augment mixup needs the number of classes, which the task does not have: leave it out"
+            )
+        if isinstance(data.labels, np.ndarray):
+            _check_classes(int(data.labels.min()), int(data.labels.max()), self.classes)
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed from several numbers; close ones give unrelated ones."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest())
+
+
+def is_image(column: Column) -> bool:
+    """Whether a column holds images: pixels, or floats with a channel axis of 1 or 3."""
+    shape = column.values.shape
+    return column.pixels is not None or (
+        len(shape) == 4 and column.values.dtype.kind == "f" and (shape[1] in (1, 3) or shape[3] in (1, 3))
+    )
+
+
+def has_masks(data: Data) -> bool:
+    """Whether the labels are class numbers for each pixel of the images."""
+    labels, images = data.labels, [column for column in data.columns if is_image(column)]
+    return bool(
+        labels is not None and images and labels.dtype.kind == "i" and labels.shape[1:] == _size(images[0])
+    )
+
+
+def _transformed(
+    transform: "v2.Transform", images: list[Tensor], masks: Tensor | None, seeds: Sequence[int]
+) -> list[Any]:
+    """Images (n, c, h, w) and masks (n, h, w), all of a sample alike; None for no masks."""
+    from torchvision import tv_tensors
+
+    alone = masks is None and len(images) == 1  # a plain tensor is an image too, and cheaper
+    results = []
+    with _own_randomness():
+        for number, seed in enumerate(seeds):
+            torch.default_generator.manual_seed(seed)
+            if alone:
+                results.append([transform(images[0][number])])
+                continue
+            parts: list[Tensor] = [tv_tensors.Image(values[number]) for values in images]
+            if masks is not None:
+                parts.append(tv_tensors.Mask(masks[number]))
+            results.append([part.as_subclass(Tensor) for part in transform(*parts, *_PADDING)[: len(parts)]])
+    stacked = [torch.stack(parts) for parts in zip(*results, strict=True)]
+    return stacked if masks is not None else [*stacked, None]
+
+
+_PADDING = (None,)  # a transform of one value returns no tuple
+
+
+@lru_cache
+def _per_sample(names: tuple[str, ...], height: int, width: int) -> "v2.Transform":
+    v2 = _torchvision()
+    from torchvision import tv_tensors
+
+    fill = {torch.Tensor: 0, tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}
+    across, down = max(1, width // 8), max(1, height // 8)
+    made = {
+        "crop": lambda: v2.RandomCrop((height, width), padding=[across, down], fill=fill),
+        "resized-crop": lambda: v2.RandomResizedCrop((height, width)),
+        "flip": v2.RandomHorizontalFlip,
+        "randaugment": v2.RandAugment,
+    }
+    return v2.Compose([make() for name, make in made.items() if name in names])
+
+
+def _mixed(
+    inputs: tuple[Tensor, ...], labels: Tensor | None, classes: int | None, seed: int
+) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """All inputs as images, which is what MixUp mixes, and labels of any shape as (n, k)."""
+    from torchvision import tv_tensors
+
+    n = len(inputs[0])
+    images = [tv_tensors.Image(value if value.dim() == 4 else value.reshape(n, 1, 1, -1)) for value in inputs]
+    if labels is None:
+        target = torch.zeros(n, 1)
+    elif labels.is_floating_point():
+        target = labels.reshape(n, -1)
+    else:
+        target = labels.reshape(n)
+        _check_classes(int(target.min()), int(target.max()), classes or 0)
+    whole = not target.is_floating_point()
+    mixup = _torchvision().MixUp(
+        num_classes=classes if whole else None, labels_getter=lambda parts: parts[-1]
+    )
+    with _own_randomness():
+        torch.default_generator.manual_seed(seed)
+        *mixed, soft = mixup(*images, target)
+    values = tuple(m.as_subclass(Tensor).reshape(v.shape) for m, v in zip(mixed, inputs, strict=True))
+    if labels is None:
+        return values, None
+    return values, soft if whole else soft.reshape(labels.shape)
+
+
+def _check_classes(least: int, most: int, classes: int) -> None:
+    if least < 0 or most >= classes:
+        raise TrainingError(
+            f"augment mixup: class numbers from {least} to {most} for a model of {classes} classes: number them from "
+            "0, without samples to ignore, or leave it out"
+        )
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """What is drawn inside leaves no trace in the global generator; seeding that alone is quicker than manual_seed."""
+    state = torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+
+
+def _size(column: Column) -> tuple[int, ...]:
+    shape = column.values.shape
+    return shape[1:3] if _last(column) else shape[2:]
+
+
+def _last(column: Column) -> bool:
+    shape = column.values.shape
+    return column.pixels is not None or (shape[1] not in (1, 3) and shape[3] in (1, 3))
+
+
+def _channels_first(values: Tensor, column: Column) -> Tensor:
+    return values.movedim(-1, 1).contiguous() if _last(column) else values
+
+
+def _as_stored(values: Tensor, column: Column) -> Tensor:
+    return values.movedim(1, -1) if _last(column) else values
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def _torchvision() -> Any:
+    try:
+        from torchvision.transforms import v2
+    except ImportError as error:
+        raise TrainingError(
+            "augment needs torchvision: pip install 'onnxprune[images]', or leave it out"
+        ) from error
+    return v2
