@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from onnxprune import gates, groups, model
-from onnxprune.methods.tgl import gate
+from onnxprune.methods.gate import gate
 from onnxprune.to_torch import load
 
 NETWORKS = ("resnet50", "mobilenet_v2", "vit_b_16")

@@ -7,88 +7,76 @@ how gates start, step and are clipped, are choices of this project, settled by m
 the paper.
 """
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Slope: TypeAlias = Literal["one", "sigmoid", "tanh"]
-
-Latent: TypeAlias = NDArray[np.float32]
-
-SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
-    "one": torch.ones_like,
-    "sigmoid": lambda w: torch.sigmoid(w) * torch.sigmoid(-w),
-    "tanh": lambda w: 1 - torch.tanh(w) ** 2,
-}
-"""g(w): the gate's derivative in training."""
-
-OPEN, SPREAD = (
-    0.1,
-    0.09,
-)  # a ranked start lies in OPEN +- SPREAD: above 0 and near enough to cross it
+from onnxprune.errors import TrainingError
+from onnxprune.gates import PREFIX
+from onnxprune.methods.gate import SLOPES, gate
+from onnxprune.methods.method import Latents, Method, Scores
+from onnxprune.methods.taylor import ranked_start
 
 
-class _ExactLimit(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, w: Tensor, slope: Slope) -> Tensor:
-        ctx.slope = slope
-        ctx.save_for_backward(w)
-        return (w > 0).to(w.dtype)
+@dataclass
+class Tgl(Method):
+    """Trainable gates. They start at ranks of importance per cost and move by plain SGD at `lr`.
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (grad,), (w,) = grads, ctx.saved_tensors
-        return (grad if ctx.slope == "one" else grad * SLOPES[ctx.slope](w)), None
-
-
-def gate(w: Tensor, slope: Slope = "one") -> Tensor:
-    """b(w), 1 where w > 0 and 0 elsewhere, of w's shape and dtype; its gradient with respect to w is g(w)."""
-    return cast(Tensor, _ExactLimit.apply(w, slope))
-
-
-@dataclass(frozen=True)
-class Tgl:
-    """The settings of trainable gates: how a gate's value comes from w, where w starts and how it moves."""
+    `budget` "projection" shifts all latents after each step so that the ratio's ramp is met; "penalty" is the paper's
+    form, `penalty * |ratio - C|^2` in the loss, which only pulls: gates freeze where C is within `tolerance`, and may
+    never get there. No gate moves further than `lr * clip` in a step. `slope`: g(w), see SLOPES.
+    """
 
     lr: float = 0.1
     clip: float = 0.1
-    slope: Slope = "one"
+    slope: str = "one"
+    budget: str = "projection"
+    penalty: float = 1.0
+    tolerance: float = 0.01
 
-    def value(self, w: Tensor) -> Tensor:
-        """The mask of latent w, in training and in evaluation alike."""
+    def __post_init__(self) -> None:
+        """Raises TrainingError for an option that makes no sense, naming it."""
+        if self.slope not in SLOPES:
+            raise TrainingError(f"slope {self.slope!r} is unknown: give one of {', '.join(SLOPES)}")
+        if self.budget not in ("projection", "penalty"):
+            raise TrainingError(f"budget {self.budget!r} is unknown: give projection or penalty")
+        for name in ("lr", "clip", "penalty", "tolerance"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise TrainingError(f"{name} of the gates is {getattr(self, name)}: give a positive number")
+
+    @property
+    def meets(self) -> bool:
+        return self.budget == "projection"
+
+    def begin(self, scores: Scores | None) -> Latents | None:
+        if scores is None:
+            return None
+        return ranked_start(scores, self.gates.unit(np.ones(len(scores), np.float32)))
+
+    def mask(self, group: str, w: Tensor, *operands: Tensor) -> Tensor:
         return gate(w, self.slope)
 
-    def step(self, w: Latent, grad: Latent, unit: NDArray[np.float64]) -> Latent:
-        """One step of plain SGD on all gates (flat), without momentum or weight decay.
+    def step(self, w: Latents, gradient: Latents, rho: float) -> Latents:
+        """One step of plain SGD on all gates, without momentum or weight decay.
 
-        Unit costs differ many-fold between groups, so each gradient is divided by its gate's `unit` cost
-        (relative to the mean), then clipped to +-`clip`: no gate moves further than `lr * clip` in a step.
+        Unit costs differ many-fold between groups, so each gradient is divided by its gate's cost. With the penalty
+        the budget's own gradient is among them and the cost is in it.
         """
-        return w - np.float32(self.lr) * np.clip(grad / unit, -self.clip, self.clip).astype(np.float32)
+        if not self.meets:
+            return self._moved(w, gradient)
+        return self.gates.project(self._moved(w, gradient / self.gates.unit(w)), rho)
 
+    def _moved(self, w: Latents, gradient: NDArray[np.floating]) -> Latents:
+        moved: Latents = w - np.float32(self.lr) * np.clip(gradient, -self.clip, self.clip).astype(np.float32)
+        return moved
 
-def importance(losses: Iterable[Tensor], gates: Sequence[Tensor]) -> NDArray[np.float64]:
-    """Squared first-order Taylor importance, flat: sum of (dL/db)^2 over `losses`, one a batch."""
-    total = torch.zeros(sum(w.numel() for w in gates), dtype=torch.float64)
-    for loss in losses:
-        grads = torch.autograd.grad(loss, gates, allow_unused=True)
-        flat = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, gates, strict=True)]
-        total += torch.cat([g.detach().flatten() for g in flat]).to("cpu", torch.float64) ** 2
-    return total.numpy()
+    def loss(self) -> Tensor | None:
+        if self.meets:
+            return None
+        tensors = (self.gates.tensor(PREFIX + group) for group in self.gates.sizes)
+        return self.penalty * self.gates.miss([gate(w, self.slope).sum() for w in tensors])
 
-
-def ranked_start(scores: NDArray[np.float64], unit: NDArray[np.float64]) -> Latent:
-    """Start at `w = 0.1 + 0.09 (2 p - 1)`, p the percentile of importance per unit cost over all gates.
-
-    Equal starts make whole layers cross zero together: in a trained net a gate's task gradient is mostly
-    noise, and the budget's is the same across a layer. Ties are ranked by position.
-    """
-    order = np.argsort(scores / unit, kind="stable")
-    percentile = np.empty(len(scores))
-    percentile[order] = np.arange(len(scores)) / max(len(scores) - 1, 1)
-    return (OPEN + SPREAD * (2 * percentile - 1)).astype(np.float32)
+    def due(self, reached: float, target: float) -> bool:
+        return not self.meets and abs(reached - target) <= self.tolerance

@@ -1,14 +1,16 @@
 """The budget: how much may stay open, and how the gates are held to it.
 
 Gates are one flat float32 vector w, group after group; a gate is open where w > 0. C(w) is the cost of the
-open channels, in what `by` counts, as a fraction of the cost with all gates open.
+open channels, in what `by` counts, as a fraction of the cost with all gates open. With several limits, such as MACs
+0.5 and parameters 0.4, it is the largest of theirs, each brought to the first one's scale: 1 with all gates open,
+the first one's ratio where its own is met.
 
-    budget = Budget.of(costs, "macs", 0.5)
+    budget = Budget.of(costs, {"macs": 0.5})
     w = budget.project(w, ramp(step, steps, budget.target))     # each step: C(w) <= rho(t)
     w = budget.repair(w)                                        # at the freeze: C(w) <= target
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -52,40 +54,41 @@ def floors(sizes: Sequence[int], least: int = 2, share: float = 0.05) -> Counts:
 
 @dataclass(frozen=True)
 class Budget:
-    """At most `target` of what `by` counts, and at least `floor` channels in each group."""
+    """At most so much of what each limit counts, and at least `floor` channels in each group."""
 
     costs: Costs
-    by: str
-    target: float
+    limits: Mapping[str, float]
+    """The ratio of each count; the first one is what `target` and the ramp are of."""
     floor: Counts
-    whole: float
+    wholes: Mapping[str, float]
     multiple_of: int | str = 1
 
     @staticmethod
     def of(
         costs: Costs,
-        by: str,
-        target: float,
+        limits: Mapping[str, float],
         *,
         least: int = 2,
         share: float = 0.05,
         multiple_of: int | str = 1,
     ) -> "Budget":
-        """Raises TrainingError where there is nothing to decide or `target` is no fraction."""
-        if not 0 < target <= 1:
-            raise TrainingError(f"ratio {target:g} is not a fraction kept: give a number above 0 and up to 1")
+        """Raises TrainingError where there is nothing to decide or a ratio is no fraction."""
+        for by, target in limits.items():
+            if not 0 < target <= 1:
+                raise TrainingError(
+                    f"ratio {target:g} of the {by} is not a fraction kept: give a number above 0 and up to 1"
+                )
         if not costs.sizes:
             raise TrainingError(
                 "the model has no channel group that can be pruned: nothing to train gates for"
             )
-        return Budget(
-            costs,
-            by,
-            target,
-            floors(costs.sizes, least, share),
-            float(costs.count(by, costs.sizes)),
-            multiple_of,
-        )
+        wholes = {by: float(costs.count(by, costs.sizes)) for by in limits}
+        return Budget(costs, limits, floors(costs.sizes, least, share), wholes, multiple_of)
+
+    @property
+    def target(self) -> float:
+        """The first limit's ratio."""
+        return next(iter(self.limits.values()))
 
     @property
     def gates(self) -> int:
@@ -99,7 +102,20 @@ class Budget:
 
     def fraction_of(self, opened: Counts) -> float:
         """C with `opened[g]` channels of group g open."""
-        return float(self.costs.count(self.by, opened.tolist())) / self.whole
+        return max(self.uses(opened))
+
+    def uses(self, opened: Counts) -> list[float]:
+        """Each limit's fraction, on the first one's scale."""
+        closes, found = 1 - self.target, []
+        for (by, share), limit in zip(self.shares(opened).items(), self.limits.values(), strict=True):
+            own = next(iter(self.limits)) == by or limit == 1
+            found.append(share if own else 1 - (1 - share) * (closes / (1 - limit)))
+        return found
+
+    def shares(self, opened: Counts) -> dict[str, float]:
+        """Each limit's own fraction."""
+        counts = opened.tolist()
+        return {by: float(self.costs.count(by, counts)) / whole for by, whole in self.wholes.items()}
 
     def opened(self, w: Latent) -> Counts:
         """How many gates of each group are open."""
@@ -110,17 +126,38 @@ class Budget:
         return self.fraction_of(self.opened(w))
 
     def unit_costs(self, w: Latent) -> NDArray[np.float64]:
-        """What closing one more channel of its group saves, per gate, relative to the mean over all gates."""
-        per_group = np.asarray(self.costs.unit_costs(self.by, self.opened(w).tolist()), np.float64)
-        each = np.repeat(per_group, self.costs.sizes)
-        return np.maximum(each, 1e-3 * each.mean()) / each.mean() if each.any() else np.ones_like(each)
+        """What closing one more channel of its group saves, per limit and gate, relative to the mean over all gates."""
+        opened, found = self.opened(w).tolist(), []
+        for by in self.limits:
+            each = np.repeat(np.asarray(self.costs.unit_costs(by, opened), np.float64), self.costs.sizes)
+            mean = each.mean()
+            found.append(np.maximum(each, 1e-3 * mean) / mean if each.any() else np.ones_like(each))
+        return np.stack(found)
 
     def penalty(self, opened: Sequence[Any]) -> Any:
-        """`|target - C|^2` of the paper, differentiable through `opened`, the numbers of open channels.
+        """`|target - C|^2` of the paper, summed over the limits, differentiable through the numbers of open channels.
 
         A penalty only pulls: nothing makes C arrive at the target, or stay there.
         """
-        return (self.costs.count(self.by, opened) / self.whole - self.target) ** 2
+        return sum(
+            (self.costs.count(by, opened) / self.wholes[by] - limit) ** 2 for by, limit in self.limits.items()
+        )
+
+    def shortfall(self, w: Latent, *, pulled: bool = False) -> str | None:
+        """Why the limits were missed by more than CLOSE; None where they were not. `pulled`: by a penalty only."""
+        shares, least = self.shares(self.opened(w)), self.shares(self.floor)
+        off = {by: shares[by] - limit for by, limit in self.limits.items()}
+        over = [by for by, by_how_much in off.items() if by_how_much > CLOSE]
+        if not over and max(off.values()) >= -CLOSE:
+            return None  # the other limits may have room left
+        by = over[0] if over else max(off, key=lambda limit: off[limit])
+        if pulled:
+            why = "a penalty only pulls towards it: use the budget projection to meet it"
+        elif least[by] > self.limits[by]:
+            why = f"the least channels per group keep {least[by]:.3f}: lower them, or ask for more"
+        else:
+            why = "one channel of the coarsest group, or one step of multiple-of, counts for more"
+        return f"asked for {self.limits[by]:g} of the {by}, reached {shares[by]:.4f}: {why}"
 
     def project(self, w: Latent, rho: float) -> Latent:
         """Shift all of w equally, and by as little as it takes, so that C is the largest possible <= rho.

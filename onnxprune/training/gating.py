@@ -1,35 +1,54 @@
 """The gates' side of a run: where they start, how they move and meet the budget, when they freeze."""
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onnxprune.methods.tgl import Slope, Tgl, importance, ranked_start
-from onnxprune.training.budget import Budget, Latent, ramp
-from onnxprune.training.latents import Latents
+from onnxprune.groups import Groups
+from onnxprune.methods import registry
+from onnxprune.methods.method import Gates, Latents, Method, Scores
+from onnxprune.methods.taylor import importance
+from onnxprune.training.balance import Balance
+from onnxprune.training.budget import Budget, ramp
+from onnxprune.training.latents import Parameters
 from onnxprune.training.settings import Settings
 
 UNIT_COSTS_EVERY = 20  # steps; they change slowly, and a large net takes milliseconds to count
-
-CLOSE = 0.02  # a budget missed by more than this is warned of
 
 
 class Gating:
     """The gates of a module in training: `w` is their flat vector, which the module's latents follow."""
 
-    def __init__(self, latents: Latents, budget: Budget, settings: Settings, steps: int) -> None:
-        self.latents, self.budget = latents, budget
-        self.method = method_of(settings)
-        self.projected, self.tolerance = settings.budget == "projection", settings.tolerance
+    def __init__(self, method: Method, budget: Budget, settings: Settings, steps: int) -> None:
+        self.method, self.budget = method, budget
         self.ramp_steps = round(settings.ramp * steps)
-        self.w = latents.read()
-        self.unit: NDArray[np.float64] = np.ones(len(self.w))
         self.frozen = False
-        self.start = budget.fraction(self.w)
+        self.balance = Balance(budget)
+        self._units: NDArray[np.float64] | None = None  # per limit and gate
+        self._age = 0
+
+    def attach(
+        self, latents: Parameters, groups: Callable[[], Groups], tensors: Mapping[str, Tensor]
+    ) -> None:
+        """To the module that trains, whose state is `tensors`. Raises TrainingError where it is not for the method."""
+        self.latents, self.w = latents, latents.read()
+        self.given = self.start = self.reached
+        self.method.attach(
+            Gates(
+                sizes=dict(zip(self.budget.costs.names, self.budget.costs.sizes, strict=True)),
+                project=self._project,
+                unit=lambda w: self.balance.mixed(self._unit_costs(w)),
+                fraction=self.budget.fraction,
+                miss=lambda opened: torch.as_tensor(self.budget.penalty(opened)),
+                groups=cache(groups),
+                tensor=tensors.__getitem__,
+            )
+        )
 
     @property
     def reached(self) -> float:
@@ -38,74 +57,88 @@ class Gating:
 
     def rho(self, step: int) -> float:
         """What C should be after `step` steps."""
-        return (
-            ramp(step, self.ramp_steps, self.budget.target, self.start)
-            if self.projected
-            else self.budget.target
-        )
+        if not self.method.meets:
+            return self.budget.target
+        return ramp(step, self.ramp_steps, self.budget.target, self.start)
 
     def open_all(self) -> None:
         self._set(np.ones(len(self.w), np.float32))
 
-    def rank(self, scores: NDArray[np.float64]) -> None:
-        """Open all gates, at ranks of their importance `scores` per cost."""
-        self.open_all()
-        self._set(ranked_start(scores, self.budget.unit_costs(self.w)))
-        self.start = 1.0
-
-    def importance(self, losses: Iterable[Tensor]) -> NDArray[np.float64]:
-        """Of each gate for `losses`, one a batch, taken with all gates open."""
+    def importance(self, losses: Iterable[Tensor]) -> Scores:
+        """Of each gate for `losses`, one a batch, taken in eval mode with all gates open."""
         return importance(losses, self.latents.tensors)
 
-    def penalty(self) -> Tensor:
-        """`|target - C|^2` through the gates as they stand."""
-        opened = [self.method.value(w).sum() for w in self.latents.tensors]
-        return torch.as_tensor(self.budget.penalty(opened))
+    def begin(self, scores: Scores | None) -> None:
+        """Where the gates start, before the first step."""
+        start = self.method.begin(scores)
+        if start is not None:
+            self._set(start)
+            self.start = 1.0
+        if not self.method.trains:
+            self.freeze(repair=start is not None)
+        elif self.method.meets and self.ramp_steps == 0:
+            self.freeze(repair=True)
 
-    def move(self, step: int) -> bool:
-        """The gates' part of step number `step` (from 0); returns whether they are due to freeze after it.
-
-        With the penalty, the budget's own gradient is among the gates' gradients and is not divided by the
-        costs.
-        """
-        if self.projected and step % UNIT_COSTS_EVERY == 0:
-            self.unit = self.budget.unit_costs(self.w)
-        w = self.method.step(self.w, self.latents.take_gradients(), self.unit)
-        self._set(self.budget.project(w, self.rho(step + 1)) if self.projected else w)
-        if self.projected:
-            return step + 1 >= self.ramp_steps
-        return abs(self.reached - self.budget.target) <= self.tolerance
-
-    def shortfall(self, asked: float) -> str | None:
-        """Why `asked` was missed by more than CLOSE; None where it was not."""
-        if abs(self.reached - asked) <= CLOSE:
-            return None
-        if not self.projected:
-            why = "a penalty only pulls towards it: use the budget projection to meet it"
-        elif self.budget.least > asked:
-            why = f"the least channels per group keep {self.budget.least:.3f}: lower them, or ask for more"
-        else:
-            why = "one channel of the coarsest group counts for more"
-        return f"asked for {asked:g} of the {self.budget.by}, reached {self.reached:.4f}: {why}"
+    def move(self, step: int) -> None:
+        """The gates' part of step number `step` (from 0), after which they may be frozen."""
+        self._set(self.method.step(self.w, self.latents.take_gradients(), self.rho(step + 1)))
+        if self.method.meets and step + 1 >= self.ramp_steps:
+            self.freeze(repair=True)
+        elif self.method.due(self.reached, self.budget.target):
+            self.freeze(repair=False)
 
     def freeze(self, repair: bool) -> None:
         """From here on the gates stay as they are, with `repair` as near below the target as they can be."""
         if repair:
-            self._set(self.budget.repair(self.w))
+            self._set(self.budget.repair(self.balance.level(self.w)))
         self.frozen = True
         self.latents.freeze()
 
-    def resume(self, w: Latent, unit: NDArray[np.float64], start: float, frozen: bool) -> None:
-        """Take up the state of a checkpoint."""
-        self._set(w)
-        self.unit, self.start = unit, start
-        if frozen:
-            self.freeze(repair=False)
+    def shortfall(self) -> str | None:
+        """Why the ratio was missed by more than the budget allows; None where it was not."""
+        return self.budget.shortfall(self.w, pulled=not self.method.meets)
 
-    def _set(self, w: Latent) -> None:
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold of the gates."""
+        own = {f"method/{name}": tensor for name, tensor in self.method.state().items()}
+        units = {} if self._units is None else {"units": torch.from_numpy(self._units)}
+        return {"w": torch.from_numpy(self.w), **units, **own}
+
+    def state(self) -> dict[str, Any]:
+        """The rest of what it must hold, as JSON."""
+        return {"frozen": self.frozen, "start": self.start, "age": self._age,
+                "weights": self.balance.weights.tolist()}  # fmt: skip
+
+    def resume(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take up both."""
+        self._set(tensors["w"].numpy())
+        self._units = tensors["units"].numpy() if "units" in tensors else None
+        self._age, self.start = state["age"], state["start"]
+        self.balance.weights = np.asarray(state["weights"])
+        prefix = "method/"
+        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if state["frozen"]:
+            self.freeze(repair=False)
+        else:
+            self.method.resume(own)
+
+    def _project(self, w: Latents, rho: float) -> Latents:
+        return self.budget.project(self.balance.tilt(w, rho, self._unit_costs(w)), rho)
+
+    def _unit_costs(self, w: Latents) -> NDArray[np.float64]:
+        if self._units is None or self._age >= UNIT_COSTS_EVERY:
+            self._units, self._age = self.budget.unit_costs(w), 0
+        self._age += 1
+        return self._units
+
+    def _set(self, w: Latents) -> None:
         self.w = w
         self.latents.write(w)
 
 
-def method_of(settings: Settings) -> Tgl:
-    return Tgl(settings.gate_lr, settings.gate_clip, cast(Slope, settings.gate_slope))
+def method_of(settings: Settings) -> Method:
+    """The method a run asks for, with its options."""
+    options: dict[str, Any] = dict(settings.method_options)
+    if settings.gate_lr is not None:
+        options["lr"] = settings.gate_lr
+    return registry.make(settings.method, options)

@@ -13,13 +13,13 @@ from onnxprune.gates import PREFIX
 
 
 @dataclass(frozen=True)
-class Latents:
+class Parameters:
     """The parameters `gate/<group>` of a module, in the order of the groups."""
 
     tensors: tuple[Tensor, ...]
 
     @staticmethod
-    def of(module: nn.Module, sizes: Mapping[str, int]) -> "Latents":
+    def of(module: nn.Module, sizes: Mapping[str, int]) -> "Parameters":
         """The module's gates, `sizes` by group name, which train; whatever else the gates are laid out with does not.
 
         Raises TrainingError where the gates are not those of the groups.
@@ -37,7 +37,7 @@ class Latents:
         for key, tensor in state.items():  # such as the ones of channels that no gate decides over
             if key.startswith(PREFIX) and not any(tensor is latent for latent in found):
                 tensor.requires_grad_(False)
-        return Latents(tuple(found))
+        return Parameters(tuple(found))
 
     def read(self) -> NDArray[np.float32]:
         return torch.cat([t.detach() for t in self.tensors]).float().cpu().numpy()

@@ -11,8 +11,10 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 
-from onnxprune import to_torch
+from onnxprune import gates, to_torch
+from onnxprune import model as files
 from onnxprune.errors import TrainingError
+from onnxprune.groups import Groups, find
 from onnxprune.training.batches import Batch, Batches, check_augmentable, drawn
 from onnxprune.training.budget import Budget, Costs
 from onnxprune.training.clock import Clock
@@ -20,13 +22,14 @@ from onnxprune.training.data import Data
 from onnxprune.training.evaluate import evaluate, outputs_of, remeasure
 from onnxprune.training.gating import Gating, method_of
 from onnxprune.training.interrupts import Interrupts
-from onnxprune.training.latents import Latents
-from onnxprune.training.processes import accelerator_for, average
+from onnxprune.training.latents import Parameters
+from onnxprune.training.processes import accelerator_for, average, synchronise
+from onnxprune.training.reporting import Reporter
 from onnxprune.training.run_folder import RunFolder
-from onnxprune.training.settings import Outcome, Progress, Report, Settings
+from onnxprune.training.settings import Outcome, Report, Settings
+from onnxprune.training.stepping import Stepper
 from onnxprune.training.student import Student
 from onnxprune.training.task_choice import task_for
-from onnxprune.training.tasks import Outputs
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +53,16 @@ def run(
         data, validation = data.split(settings.validation, settings.seed)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        training = Training(gated, costs, data, settings, validation=validation, teacher=teacher)
-        if resume:
-            training.take_up(RunFolder.open(settings.run_dir or "."))
+        training = Training(
+            gated, costs, data, settings, validation=validation, teacher=teacher, progress=progress
+        )
+        folder = RunFolder.open(settings.run_dir or ".") if resume else None
+        if folder is not None and folder.begun:
+            training.take_up(folder)
         else:
-            training.begin(context)
+            training.begin(context, folder)
         with Interrupts() as interrupts:
-            training.go_on(interrupts, progress)
+            training.go_on(interrupts)
         return training.outcome()
 
 
@@ -72,50 +78,56 @@ class Training:
         *,
         validation: Data,
         teacher: onnx.ModelProto | None,
+        progress: Report | None,
     ) -> None:
         self.gated, self.settings = gated, settings
         self.accelerator = accelerator_for(settings)
         processes, device = self.accelerator.num_processes, self.accelerator.device
         budget = Budget.of(
-            costs, settings.by, settings.ratio, least=settings.floor_channels, share=settings.floor_share,
+            costs, settings.budget, least=settings.floor_channels, share=settings.floor_share,
             multiple_of=settings.multiple_of,
         )  # fmt: skip
-        names = dict(zip(costs.names, costs.sizes, strict=True))
-        self.student = Student(gated, settings, method_of(settings).value, self._laid_out, names)
+        sizes, method = dict(zip(costs.names, costs.sizes, strict=True)), method_of(settings)
+        self.student = Student(gated, settings, method, self._laid_out, sizes)
         self.teacher = self._laid_out(to_torch.load(teacher or gated)).eval().requires_grad_(False)
         if teacher is None:
-            Latents.of(self.teacher, names).write(np.ones(budget.gates, np.float32))
+            Parameters.of(self.teacher, sizes).write(np.ones(budget.gates, np.float32))
         if settings.augment != "none":
             check_augmentable(data)
         mine = np.arange(self.accelerator.process_index, len(validation), processes)
         self.data = Batches(data, device, settings.channels_last)
         self.held_out = Batches(validation.take(mine), device, settings.channels_last)
-        self.per_epoch = max(1, len(data) // (settings.batch_size * processes))
+        self.samples = settings.batch_size * processes * settings.accumulate  # of a step
+        self.per_epoch = max(1, len(data) // self.samples)
         self.steps = self.per_epoch * settings.epochs
-        self.gating = Gating(self.student.latents, budget, settings, self.steps)
+        self.gating = Gating(method, budget, settings, self.steps)
+        state = self.student.module.state_dict(keep_vars=True)
+        self.gating.attach(self.student.latents, lambda: _groups(gated), state)
+        self.student.put_masks()
         self.task = task_for(settings, self.teacher, self.data)
+        self.stepper = Stepper(self.accelerator, self.student, self.teacher, self.task, settings, self.steps)
+        watched = progress if self.accelerator.is_main_process else None
+        self.reporter = Reporter(settings.epochs, self.steps, watched)
         self.step, self.seconds = 0, 0.0
-        self.before: dict[str, float] = {}
-        self.history: list[dict[str, Any]] = []
-        self.folder: RunFolder | None = None
 
-    def begin(self, context: Mapping[str, Any] | None) -> None:
+    def begin(self, context: Mapping[str, Any] | None, folder: RunFolder | None) -> None:
         """Everything before the first step: the original's metrics, and where the gates start."""
         settings, began = self.settings, time.monotonic()
         if settings.run_dir is not None and self.accelerator.is_main_process:
-            self.folder = RunFolder.create(settings.run_dir, settings, context)
-        self.before = self._metrics(self.teacher)
-        if not all(map(math.isfinite, self.before.values())):
+            self.reporter.folder = folder or RunFolder.create(settings.run_dir, settings, context)
+        self.reporter.before = self._metrics(self.teacher)
+        if not all(map(math.isfinite, self.reporter.before.values())):
             raise TrainingError(
                 "the original model's metrics are not finite: check the data, its mean and std"
             )
-        if settings.method == "finetune":
-            self._freeze(repair=False)
-        else:
-            if settings.start == "ranked":
-                self._rank()
-            if self.gating.projected and self.gating.ramp_steps == 0:
-                self._freeze(repair=True)
+        scores = None
+        if self._ranked():
+            self.gating.open_all()
+            if self.gating.method.scored:
+                scores = self._importance()
+        self.gating.begin(scores)
+        if self.gating.frozen:
+            self._frozen()
         self.seconds = time.monotonic() - began
 
     def take_up(self, folder: RunFolder) -> None:
@@ -125,29 +137,32 @@ class Training:
             raise TrainingError(
                 f"the run has {state['steps']} steps, not {self.steps}: resume it as it was started"
             )
-        self.gating.resume(tensors["w"].numpy(), tensors["unit"].numpy(), state["start"], state["frozen"])
-        if state["shrunk"]:
-            self.student.shrink(self.data.take(np.arange(min(len(self.data.data), 8))))
-        self.student.restore(tensors)
+        self.gating.resume(tensors, state["gating"])
+        if self.gating.frozen:
+            self.student.frozen(self._few())
+            if (self.student.shrunk is not None) != state["shrunk"]:
+                raise TrainingError(f"{folder.path}: was made by another version: start the run anew")
+        self.student.restore(tensors, state["averaged"])
+        self.stepper.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds = state["step"], state["seconds"]
-        self.before, self.history = state["before"], state["history"]
+        self.reporter.before, self.reporter.history = state["before"], state["history"]
         if self.accelerator.is_main_process:
-            self.folder = folder
+            self.reporter.folder = folder
             folder.rewind(self.step)
 
-    def go_on(self, interrupts: Interrupts, progress: Report | None) -> None:
+    def go_on(self, interrupts: Interrupts) -> None:
         """The steps that are left; an interrupt writes a checkpoint and raises TrainingError."""
         clock, losses = Clock(self.step, self.seconds), list[Tensor]()
         self.student.module.train()
         batches = self._batches()
-        for batch in batches:
-            loss, stop, save = self._train_step(batch, interrupts.asked, clock.due(self.settings))
+        for parts in batches:
+            loss, stop, save = self._train_step(parts, interrupts.asked, clock.due(self.settings))
             self.step += 1
             self.seconds = clock.seconds()
             losses.append(loss)
             end_of_epoch = self.step % self.per_epoch == 0
             if end_of_epoch or self.step % self.settings.report_every == 0:
-                self._report(losses, end_of_epoch, clock.left(self.step, self.steps), progress)
+                self._report(losses, end_of_epoch, clock.left(self.step, self.steps))
                 losses = []
             if stop:
                 break
@@ -163,140 +178,123 @@ class Training:
 
     def outcome(self) -> Outcome:
         """The trained model and its metrics."""
-        gating, settings = self.gating, self.settings
-        asked = gating.reached if settings.method == "finetune" else settings.ratio
-        opened = gating.budget.opened(gating.w).tolist()
-        shortfall = gating.shortfall(asked)
+        gating, settings, budget = self.gating, self.settings, self.gating.budget
+        opened = budget.opened(gating.w)
+        shares, kept = budget.shares(opened), dict(zip(budget.costs.names, opened.tolist(), strict=True))
+        given = not gating.method.trains and not self._ranked()
+        shortfall = gating.shortfall()
         return Outcome(
             model=self.student.written(gating.w),
-            asked=asked,
+            asked=shares[settings.by] if given else settings.ratio,
             by=settings.by,
-            reached=gating.reached,
-            kept=dict(zip(gating.budget.costs.names, opened, strict=True)),
-            before=self.before,
-            after=self.history[-1]["metrics"],
+            reached=shares[settings.by],
+            shares=shares,
+            kept=kept,
+            before=self.reporter.before,
+            after=self.reporter.history[-1]["metrics"],
             epochs=settings.epochs,
             seconds=self.seconds,
-            warnings=() if shortfall is None else (shortfall,),
-            history=tuple(self.history),
+            warnings=() if shortfall is None or given else (shortfall,),
+            history=tuple(self.reporter.history),
             run_dir=settings.run_dir,
         )
 
-    def _train_step(self, batch: Batch, stop: bool, save: bool) -> tuple[Tensor, bool, bool]:
+    def _train_step(self, parts: list[Batch], stop: bool, save: bool) -> tuple[Tensor, bool, bool]:
         """One step; returns its loss, and what of `stop` and `save` any process wants."""
-        torch.manual_seed(self.settings.seed * 1_000_003 + self.step)  # Dropout draws the same when resumed
-        rate = self.settings.lr * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-        for group in self.student.optimizer.param_groups:
-            group["lr"] = rate
-        with self.accelerator.autocast():
-            wanted = self._taught(batch)
-            outputs = outputs_of(self.student.module, batch)
-        loss = self.task.loss(outputs, batch, wanted)
-        if not self.gating.frozen and not self.gating.projected:
-            loss = loss + self.settings.penalty * self.gating.penalty()
-        if not self.gating.frozen or loss.device.type == "cpu":  # later on a GPU, when it is reported
-            self._check(loss.item())
-        self.accelerator.backward(loss)
-        wishes = torch.tensor([float(stop), float(save)], device=loss.device)
-        average(
-            self.accelerator,
-            [p.grad for p in self.student.module.parameters() if p.grad is not None] + [wishes],
-        )
-        self.student.optimizer.step()
-        if not self.gating.frozen and self.gating.move(self.step):
-            self._freeze(repair=self.gating.projected)
-        self.student.optimizer.zero_grad()
+        gating, wishes = self.gating, torch.tensor([float(stop), float(save)]).to(self.accelerator.device)
+        more = gating.method.loss if not gating.frozen else lambda: None
+        loss = self.stepper.step(self.step, parts, more, wishes)
+        if not gating.frozen:
+            gating.move(self.step)
+            if gating.frozen:
+                self._frozen()
+        self.stepper.clear()
         any_stop, any_save = (wishes > 0).tolist() if self.accelerator.num_processes > 1 else (stop, save)
-        return loss.detach(), any_stop, any_save
+        return loss, any_stop, any_save
 
-    @torch.no_grad()
-    def _taught(self, batch: Batch) -> Outputs | None:
-        return outputs_of(self.teacher, batch) if self.task.taught else None
-
-    def _check(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss} at step {self.step + 1} of {self.steps}: lower the learning rate "
-                f"(now {self.settings.lr:g}), or check the data"
-            )
-
-    def _freeze(self, repair: bool) -> None:
-        """The gates as they are from here on, and BatchNorm statistics that know them."""
-        self.gating.freeze(repair)
-        if self.settings.shrink:
-            self.student.shrink(self.data.take(np.arange(min(len(self.data.data), 8))))
-        remeasure(
-            self.student.module,
-            self.data.sampled(self.settings.remeasure_batches, self.settings.batch_size, self.settings.seed),
-        )
+    def _frozen(self) -> None:
+        """The gates are frozen: the module that trains on, and BatchNorm statistics that know them."""
+        self.student.frozen(self._few())
+        count, size, seed = self.settings.remeasure_batches, self.settings.batch_size, self.settings.seed
+        remeasure(self.student.module, self.data.sampled(count, size, seed))
+        if self.student.average is not None:
+            self.student.average.copy(self.student.module)
         log.info("gates frozen after step %d, %.4f kept", self.step, self.gating.reached)
 
-    def _rank(self) -> None:
-        """Measured in eval mode: the running statistics stay as they are."""
-        self.gating.open_all()
+    def _few(self) -> Batch:
+        return self.data.take(np.arange(min(len(self.data.data), 8)))
+
+    def _ranked(self) -> bool:
+        """Whether the gates start at ranks, rather than as the file has them."""
+        if self.settings.start != "auto":
+            return self.settings.start == "ranked"
+        return self.gating.method.trains or self.gating.given == 1.0
+
+    def _importance(self) -> np.ndarray:
+        """Of each gate, with all open, measured in eval mode: the running statistics stay as they are."""
         batches = self.data.sampled(self.settings.ranking_batches, RANKING_BATCH, self.settings.seed)
         losses = (self.task.probe(outputs_of(self.student.module, batch), batch) for batch in batches)
         scores = torch.from_numpy(self.gating.importance(losses)).to(self.accelerator.device)
         average(self.accelerator, [scores])  # so that all processes start alike
-        self.gating.rank(scores.cpu().numpy())
+        return scores.cpu().numpy()
 
     def _metrics(self, module: nn.Module) -> dict[str, float]:
         average(self.accelerator, list(module.buffers()))
         batches = self.held_out.in_order(2 * self.settings.batch_size)
         return evaluate(self.accelerator, module, self.teacher, self.task, batches)
 
-    def _report(self, losses: list[Tensor], end_of_epoch: bool, left: float, progress: Report | None) -> None:
+    def _report(self, losses: list[Tensor], end_of_epoch: bool, left: float) -> None:
         """A line of metrics, and at the end of an epoch its entry in the history."""
         loss = float(torch.stack(losses).mean())
-        self._check(loss)
+        self.stepper.check(loss, self.step - 1)
         epoch, gating = math.ceil(self.step / self.per_epoch), self.gating
         entry: dict[str, Any] = {
-            "step": self.step, "epoch": epoch, "loss": loss, "reached": gating.reached,
-            "rho": gating.rho(self.step), "frozen": gating.frozen, "seconds": round(self.seconds, 3),
+            "step": self.step, "epoch": epoch, "loss": loss, "lr": self.stepper.rate(self.step - 1),
+            "reached": gating.reached, "rho": gating.rho(self.step),
+            "shares": gating.budget.shares(gating.budget.opened(gating.w)), "frozen": gating.frozen,
+            "seconds": round(self.seconds, 3),
         }  # fmt: skip
         if end_of_epoch:
             every = self.settings.evaluate_every
             if self.step == self.steps or (every and epoch % every == 0):
-                entry["metrics"] = self._metrics(self.student.module)
-            self.history.append(entry)
-        if self.folder is not None:
-            self.folder.report(entry)
-        if progress is not None and self.accelerator.is_main_process:
-            known = next((e["metrics"] for e in reversed(self.history) if "metrics" in e), self.before)
-            progress(
-                Progress(
-                    epoch=epoch,
-                    epochs=self.settings.epochs,
-                    step=self.step,
-                    steps=self.steps,
-                    loss=loss,
-                    metrics=known,
-                    reached=gating.reached,
-                    rho=gating.rho(self.step),
-                    frozen=gating.frozen,
-                    eta=left,
-                )
-            )
+                entry["metrics"] = self._metrics(self.student.evaluated)
+        self.reporter.tell(entry, left, end_of_epoch=end_of_epoch)
 
     def _save(self) -> None:
         average(self.accelerator, list(self.student.module.buffers()))
-        if self.folder is not None:
+        if self.reporter.folder is not None:
             state = {
-                "step": self.step, "steps": self.steps, "seconds": self.seconds, "frozen": self.gating.frozen,
-                "shrunk": self.student.shrunk is not None, "start": self.gating.start,
-                "before": self.before, "history": self.history,
+                "step": self.step, "steps": self.steps, "seconds": self.seconds, "gating": self.gating.state(),
+                "shrunk": self.student.shrunk is not None, "scaler": self.stepper.scaler.state_dict(),
+                "averaged": self.student.average.steps if self.student.average else 0,
+                "before": self.reporter.before, "history": self.reporter.history,
             }  # fmt: skip
-            gates = {"w": torch.from_numpy(self.gating.w), "unit": torch.from_numpy(self.gating.unit)}
-            self.folder.save(self.student.tensors() | gates, state)
+            self.reporter.folder.save(self.student.tensors() | self.gating.tensors(), state)
 
-    def _batches(self) -> Generator[Batch]:
+    def _batches(self) -> Generator[list[Batch]]:
         """What this process takes of each step left; the same for the same seed, wherever it starts."""
         index, processes = self.accelerator.process_index, self.accelerator.num_processes
-        size, seed = self.settings.batch_size * processes, self.settings.seed
-        draws = drawn(len(self.data.data), size, seed, range(self.step, self.steps))
-        mine = ((step, rows[index::processes]) for step, rows in draws)
-        return self.data.drawn(mine, (seed, index) if self.settings.augment != "none" else None)
+        parts, seed = self.settings.accumulate, self.settings.seed
+        draws = (
+            (step * parts + part, rows[index::processes][part::parts])
+            for step, rows in drawn(len(self.data.data), self.samples, seed, range(self.step, self.steps))
+            for part in range(parts)
+        )
+        made = self.data.drawn(draws, (seed, index) if self.settings.augment != "none" else None)
+        waiting: list[Batch] = []
+        for batch in made:
+            waiting.append(batch)
+            if len(waiting) == parts:
+                yield waiting
+                waiting = []
 
     def _laid_out(self, module: fx.GraphModule) -> fx.GraphModule:
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
-        return module.to(self.accelerator.device).to(memory_format=layout)
+        return synchronise(self.accelerator, module.to(self.accelerator.device).to(memory_format=layout))
+
+
+def _groups(gated: onnx.ModelProto) -> Groups:
+    """The groups of a gated model's original."""
+    loaded = files.load(gated)
+    gates.strip(loaded)
+    return find(loaded)

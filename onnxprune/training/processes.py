@@ -1,16 +1,18 @@
 """One process or many: Accelerate's view of them, and means over all of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.distributed.nn.functional as across
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor
+from torch import Tensor, fx
 
 from onnxprune.errors import TrainingError
+from onnxprune.to_torch.operands import Statistic
+from onnxprune.to_torch.ops.norm import BatchNormalization
 from onnxprune.training.settings import Settings
-
-PRECISIONS = {"float32": "no", "bfloat16": "bf16"}
 
 
 def accelerator_for(settings: Settings) -> Accelerator:
@@ -19,7 +21,7 @@ def accelerator_for(settings: Settings) -> Accelerator:
         raise TrainingError("device cuda was asked for, but PyTorch sees no GPU: use device auto or cpu")
     alone = AcceleratorState._shared_state.get("num_processes", 1) == 1
     AcceleratorState._reset_state(reset_partial_state=alone)  # an earlier run may have used another precision
-    return Accelerator(cpu=settings.device == "cpu", mixed_precision=PRECISIONS[settings.precision])
+    return Accelerator(cpu=settings.device == "cpu")
 
 
 def average(accelerator: Accelerator, tensors: Sequence[Tensor]) -> None:
@@ -32,3 +34,43 @@ def average(accelerator: Accelerator, tensors: Sequence[Tensor]) -> None:
         with torch.no_grad():
             for tensor, mean in zip(same, torch.split(flat, [t.numel() for t in same]), strict=True):
                 tensor.copy_(mean.view(tensor.shape))
+
+
+def synchronise(accelerator: Accelerator, module: fx.GraphModule) -> fx.GraphModule:
+    """In training its BatchNormalizations take the statistics of all processes' samples, as one process would.
+
+    So a run gives the same result however many processes share a batch. On a CPU too, which torch.nn.SyncBatchNorm
+    does not know.
+    """
+    if accelerator.num_processes > 1:
+        for child in module.modules():
+            if isinstance(child, BatchNormalization) and child.spatial:
+                child.forward = _Synchronised(child)  # type: ignore[method-assign]
+    return module
+
+
+class _Synchronised:
+    """The forward of a BatchNormalization over all processes."""
+
+    def __init__(self, norm: BatchNormalization) -> None:
+        self.norm, self.alone = norm, norm.forward
+
+    def __call__(self, x: Tensor, scale: Tensor, bias: Tensor, mean: Statistic, var: Statistic) -> Any:
+        if not self.norm.training or getattr(self.norm, "training_mode", False):
+            return self.alone(x, scale, bias, mean, var)
+        axes, wide = [axis for axis in range(x.dim()) if axis != 1], x.float()
+        own = torch.cat([wide.sum(axes), wide.new_tensor([wide.numel() / wide.shape[1]])])
+        totals = across.all_reduce(own)  # type: ignore[no-untyped-call]
+        count = totals[-1].detach()
+        middle = totals[:-1] / count
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        squares = (wide - middle.view(shape)).square().sum(axes)
+        spread = across.all_reduce(squares) / count  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            keep = self.norm.momentum
+            mean.mul_(keep).add_(middle.to(mean.dtype), alpha=1 - keep)
+            unbiased = spread * (count / (count - 1).clamp_min(1))
+            var.mul_(keep).add_(unbiased.to(var.dtype), alpha=1 - keep)
+        factor = torch.rsqrt(spread + self.norm.epsilon) * scale.float()
+        y = torch.addcmul((bias.float() - middle * factor).view(shape), wide, factor.view(shape))
+        return y.to(x.dtype)

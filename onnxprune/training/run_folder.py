@@ -2,24 +2,27 @@
 
 run/config.json              settings, and the caller's context
 run/metrics.jsonl            one line per report and per epoch
+run/tensorboard/             the same as TensorBoard events
 run/checkpoint.safetensors   weights, statistics, gates, momentum; replaced as a whole, never half-written
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tensorboardX import SummaryWriter  # torch.utils.tensorboard loads TensorFlow, whose LLVM ends the process
 from torch import Tensor
 
 from onnxprune.errors import OutputError, TrainingError
 from onnxprune.training.settings import Settings
 
-CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
+CONFIG, METRICS, CHECKPOINT, EVENTS = "config.json", "metrics.jsonl", "checkpoint.safetensors", "tensorboard"
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,14 @@ class RunFolder:
     def open(path: str | Path) -> "RunFolder":
         """Raises TrainingError where there is no run to resume."""
         folder = RunFolder(Path(path))
-        for name in (CONFIG, CHECKPOINT):
-            if not (folder.path / name).exists():
-                raise TrainingError(f"{path}: has no {name}: there is no run to resume here, start one anew")
+        if not (folder.path / CONFIG).exists():
+            raise TrainingError(f"{path}: has no {CONFIG}: there is no run to resume here, start one anew")
         return folder
+
+    @property
+    def begun(self) -> bool:
+        """Whether it holds a checkpoint; a run that was killed before its first one begins again."""
+        return (self.path / CHECKPOINT).exists()
 
     def save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Write a checkpoint; the former one stays until this one is whole."""
@@ -78,6 +85,9 @@ class RunFolder:
         """One more line of metrics."""
         with (self.path / METRICS).open("a") as file:
             file.write(json.dumps(entry) + "\n")
+        for name, value in _scalars(entry):
+            self.events.add_scalar(name, value, entry["step"])
+        self.events.flush()
 
     def rewind(self, step: int) -> None:
         """Drop the reports of steps after `step`: they will be made again."""
@@ -85,8 +95,26 @@ class RunFolder:
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         self._replace(METRICS, "".join(line + "\n" for line in kept).encode())
+        self.__dict__["events"] = self._events(purge_step=step + 1)
+
+    @cached_property
+    def events(self) -> SummaryWriter:
+        """Where TensorBoard's events go."""
+        return self._events()
+
+    def _events(self, purge_step: int | None = None) -> SummaryWriter:
+        return SummaryWriter(str(self.path / EVENTS), purge_step=purge_step)
 
     def _replace(self, name: str, content: bytes) -> None:
         new = self.path / (name + ".new")
         new.write_bytes(content)
         new.replace(self.path / name)
+
+
+def _scalars(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of a report, by the names TensorBoard groups them by."""
+    yield "train/loss", entry["loss"]
+    yield "train/lr", entry["lr"]
+    yield "budget/target", entry["rho"]
+    yield from ((f"budget/{by}", share) for by, share in entry["shares"].items())
+    yield from ((f"metrics/{name}", value) for name, value in entry.get("metrics", {}).items())

@@ -7,14 +7,14 @@ from typing import Any, TypeAlias
 import onnx
 
 from onnxprune.errors import TrainingError
+from onnxprune.methods import registry
 
 CHOICES = {
-    "method": ("tgl", "finetune"),
-    "budget": ("projection", "penalty"),
-    "start": ("ranked", "given"),
-    "gate_slope": ("one", "sigmoid", "tanh"),
-    "augment": ("none", "crop-flip"),
-    "precision": ("float32", "bfloat16"),
+    "by": ("channels", "params", "macs"),
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("cosine", "step", "one-cycle", "constant"),
+    "start": ("auto", "ranked", "given"),
+    "precision": ("float32", "bfloat16", "float16"),
     "device": ("auto", "cpu", "cuda"),
 }
 
@@ -23,46 +23,57 @@ CHOICES = {
 class Settings:
     """How to train. The defaults are measured on CIFAR-10 nets unless a comment says otherwise.
 
-    `ratio` is the fraction kept of what `by` counts. `method` "tgl" trains gates and weights together and
-    freezes the gates after the share `ramp` of all steps; "finetune" leaves the gates as they are. `budget`
-    "projection" meets the ratio; "penalty" is the paper's form, `penalty * |ratio - C|^2`, which may miss
-    it. `start` "ranked" opens all gates at importance ranks, "given" takes the model's own.
+    `ratio` is the fraction kept of what `by` counts, `limits` further ones by what they count: `{"params": 0.4}`.
+    `method` is one of `onnxprune.methods.registry.names()`, with `method_options`: "tgl" and "scp" train gates and
+    weights together and freeze the gates after the share `ramp` of all steps; "finetune" closes them before the first.
+    `start` "ranked" opens all gates at ranks of importance, "given" takes the model's own; "auto" is "given" for
+    "finetune" on a model with closed gates, else "ranked".
 
     `task` is "auto" (the labels' task, with distillation, or distillation alone where there are no labels),
-    "classification", "regression", "distillation" or "module:function"; `distill` is the weight of
-    distillation from the original model beside the labels' task (None: 0.9 for "auto", else 0).
-    `validation` is the share of the samples held out for the metrics.
+    "classification", "regression", "segmentation", "distillation" or "module:object"; `distill` is the weight of
+    distillation from the original model beside the labels' task (None: 0.9 for "auto", else 0). `features` are
+    patterns of values inside the model that are distilled too. `validation` is the share of the samples held out for
+    the metrics.
     """
 
     ratio: float = 0.5
     by: str = "channels"
+    limits: Mapping[str, float] = field(default_factory=dict)
     method: str = "tgl"
-    budget: str = "projection"
-    epochs: int = 10
-    batch_size: int = 128  # per process
-    lr: float = 0.03
-    momentum: float = 0.9
-    weight_decay: float = 1e-4  # of weights; not of gates, biases and normalisation
-    gate_lr: float = 0.1
-    gate_clip: float = 0.1
-    gate_slope: str = "one"
-    start: str = "ranked"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    gate_lr: float | None = None  # the method's own default
+    start: str = "auto"
     ramp: float = 1 / 3
-    penalty: float = 1.0
-    tolerance: float = 0.01  # of the penalty: gates freeze where |ratio - C| is within it
     floor_channels: int = 2
     floor_share: float = 0.05
     multiple_of: int | str = "auto"  # what kept counts are rounded to at the freeze, see settle.WIDTHS
+    epochs: int = 10
+    batch_size: int = 128  # per process
+    accumulate: int = 1  # batches per step of the weights
+    optimizer: str = "sgd"
+    lr: float | None = None  # 0.03 for SGD, 0.001 for AdamW
+    momentum: float = 0.9
+    weight_decay: float | None = None  # 1e-4 for SGD, 0.05 for AdamW; not of gates, biases and normalisation
+    schedule: str = "cosine"
+    warmup: float = 0.0  # share of the steps in which the learning rate rises
+    clip: float | None = None  # largest norm of the weights' gradient
+    ema: float = (
+        0.0  # decay of the weights' running mean after the freeze, which is then what is written; 0 for none
+    )
     task: str = "auto"
     distill: float | None = None
     temperature: float = 2.0
+    features: tuple[str, ...] = ()
+    feature_weight: float = 1.0
     augment: str = "none"
+    workers: int | None = None  # processes that prepare batches; None for none on a CPU, 4 on a GPU
     validation: float = 0.1
     evaluate_every: int = 1  # epochs; 0 for only before and after
     ranking_batches: int = 64  # of 32 samples
     remeasure_batches: int = 10  # for the BatchNorm statistics at the freeze
     channels_last: bool = True
     precision: str = "float32"
+    compile: bool = False
     device: str = "auto"
     seed: int = 0
     unfold: bool = True  # give models without BatchNorm one for training, see unfolding.py
@@ -73,24 +84,52 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises TrainingError for a value that makes no sense, naming it."""
+        if self.method not in registry.names():
+            raise TrainingError(
+                f"method {self.method!r} is unknown: give one of {', '.join(registry.names())}"
+            )
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise TrainingError(
                     f"{name} {getattr(self, name)!r} is unknown: give one of {', '.join(choices)}"
                 )
-        for name in ("epochs", "batch_size", "report_every", "ranking_batches"):
+        for name in ("epochs", "batch_size", "accumulate", "report_every", "ranking_batches"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}: give 1 or more")
-        for name in ("lr", "gate_lr", "gate_clip", "temperature"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise TrainingError(f"{name} is {getattr(self, name)}: give a positive number")
-        for name in ("ramp", "floor_share", "momentum"):
+        for name in ("lr", "gate_lr", "clip", "temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise TrainingError(f"{name} is {value}: give a positive number")
+        for name in ("ramp", "floor_share", "momentum", "warmup", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
+        for by in self.limits:
+            if by not in CHOICES["by"] or by == self.by:
+                raise TrainingError(
+                    f"limit {by!r} is none: beside the ratio of the {self.by} there may be one of "
+                    f"{', '.join(other for other in CHOICES['by'] if other != self.by)}"
+                )
         if self.multiple_of != "auto" and (isinstance(self.multiple_of, str) or self.multiple_of < 1):
             raise TrainingError(f"multiple_of is {self.multiple_of!r}: give 'auto' or a number from 1 on")
         if self.distill is not None and not 0 <= self.distill <= 1:
             raise TrainingError(f"distill is {self.distill}: give a weight from 0 to 1")
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """All limits, the ratio's first."""
+        return {self.by: self.ratio, **self.limits}
+
+    @property
+    def peak_lr(self) -> float:
+        """The weights' highest learning rate."""
+        return self.lr if self.lr is not None else {"sgd": 0.03, "adamw": 0.001}[self.optimizer]
+
+    @property
+    def decay(self) -> float:
+        """The weights' decay."""
+        if self.weight_decay is not None:
+            return self.weight_decay
+        return {"sgd": 1e-4, "adamw": 0.05}[self.optimizer]
 
     @staticmethod
     def of(stored: Mapping[str, Any]) -> "Settings":
@@ -98,12 +137,14 @@ class Settings:
         unknown = set(stored) - {f.name for f in fields(Settings)}
         if unknown:
             raise TrainingError(f"setting {min(unknown)!r} is unknown: the run was made by another version")
-        return Settings(**stored)
+        return Settings(**{**stored, "features": tuple(stored.get("features", ()))})
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after a step: `reached` is C, `rho` where it should be, `eta` seconds to go."""
+    """Where a run stands after a step: `reached` is C, `rho` where it should be, `shares` what is open by each limit's
+    count, `eta` seconds to go.
+    """
 
     epoch: int
     epochs: int
@@ -113,6 +154,7 @@ class Progress:
     metrics: Mapping[str, float]
     reached: float
     rho: float
+    shares: Mapping[str, float]
     frozen: bool
     eta: float
 
@@ -133,6 +175,8 @@ class Outcome:
     asked: float
     by: str
     reached: float
+    shares: Mapping[str, float]
+    """The fraction kept by each limit's count."""
     kept: Mapping[str, int]
     before: Mapping[str, float]
     after: Mapping[str, float]

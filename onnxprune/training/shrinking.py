@@ -33,9 +33,12 @@ class Shrunk:
     places: Mapping[str, Tensor]
 
     def of(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The small model's entries of the whole one's tensors."""
+        """The small model's entries of the whole one's tensors; numbers, of shape (), as they are."""
         kept = {name: place for name, place in self.places.items() if name in whole}
-        return {name: whole[name].flatten()[place.to(whole[name].device)] for name, place in kept.items()}
+        return {
+            name: whole[name].flatten()[place.to(whole[name].device)] if whole[name].dim() else whole[name]
+            for name, place in kept.items()
+        }
 
     def carry(self, whole: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> None:
         """From the whole model's tensors into the small one's."""

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from gates import gates
 
-from onnxprune.methods.tgl import SLOPES, Tgl, gate, importance, ranked_start
+from onnxprune.methods.gate import SLOPES, gate
+from onnxprune.methods.taylor import importance, ranked_start
+from onnxprune.methods.tgl import Tgl
 
 
 def test_a_gate_is_exactly_one_or_zero_and_closed_at_zero():
@@ -30,7 +33,9 @@ def test_the_gate_is_the_limit_of_the_papers_gate():
 
 def test_a_step_is_divided_by_the_unit_cost_and_clipped():
     w, unit = np.zeros(3, np.float32), np.asarray([0.5, 2.0, 1.0])
-    moved = Tgl(lr=0.1, clip=0.1).step(w, np.asarray([0.02, 0.02, -5.0], np.float32), unit)
+    method = Tgl(lr=0.1, clip=0.1)
+    method.attach(gates({"a": 3}, unit=unit))
+    moved = method.step(w, np.asarray([0.02, 0.02, -5.0], np.float32), rho=1.0)
     np.testing.assert_allclose(moved, [-0.004, -0.001, 0.01], rtol=1e-6)
     assert moved.dtype == np.float32
 

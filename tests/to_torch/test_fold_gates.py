@@ -7,7 +7,7 @@ import torch
 from small import draw, gate_function
 
 from onnxprune import to_torch
-from onnxprune.methods.tgl import gate
+from onnxprune.methods.gate import gate
 from onnxprune.to_torch.ops.gate import FoldedGate, Gate
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small import cnn, draw, in_onnxruntime, in_torch
 
-from onnxprune.methods.tgl import gate
+from onnxprune.methods.gate import gate
 from onnxprune.to_torch import load
 from onnxprune.to_torch.ops.gate import Gate
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onnxprune import gates, groups
 from onnxprune import model as files
-from onnxprune.methods.tgl import gate
+from onnxprune.methods.gate import gate
 from onnxprune.to_torch import load
 
 NORMS = {

@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from onnxprune import gates, groups, model
-from onnxprune.methods.tgl import gate
+from onnxprune.methods.gate import gate
 from onnxprune.to_torch import load
 from onnxprune.to_torch.ops.gate import Gate
 

@@ -80,7 +80,7 @@ def unlabelled(bars) -> Data:
 def trained_cnn(labelled, toy_costs) -> onnx.ModelProto:
     """The gated net, trained with its gates open."""
     settings = Settings(
-        method="finetune", task="classification", epochs=6, batch_size=32, lr=0.05, device="cpu"
+        method="finetune", start="given", task="classification", epochs=6, batch_size=32, lr=0.05, device="cpu"
     )
     outcome = train(gated_cnn(), toy_costs, labelled, settings)
     assert outcome.after["accuracy"] > 0.97

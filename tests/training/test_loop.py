@@ -226,15 +226,16 @@ def test_given_gates_are_the_start_where_asked_for(outcome, fit):
 
 
 def test_a_penalty_that_misses_says_so(fit):
-    result = fit(budget="penalty", penalty=1e-6)
+    result = fit(method_options={"budget": "penalty", "penalty": 1e-6})
     assert result.reached > 0.5
     assert "use the budget projection" in result.warnings[0]
 
 
 def test_a_strong_penalty_reaches_its_tolerance_and_freezes(trained_cnn, toy_costs, labelled):
     settings = replace(
-        FAST, budget="penalty", penalty=300.0, gate_lr=0.01, gate_clip=10.0, tolerance=0.03, epochs=6
-    )
+        FAST, gate_lr=0.01, epochs=6,
+        method_options={"budget": "penalty", "penalty": 300.0, "clip": 10.0, "tolerance": 0.03},
+    )  # fmt: skip
     result = train(trained_cnn, toy_costs, labelled, settings)
     assert result.history[-1]["frozen"]
     assert abs(result.reached - 0.4) <= 0.03
