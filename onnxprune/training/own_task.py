@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +16,8 @@ from torch import Tensor
 
 from onnxprune.errors import TrainingError
 from onnxprune.training.batches import Batch
+from onnxprune.training.labels import Collate, Sample, mapped
 from onnxprune.training.tasks import Metrics, Outputs, Sums, ratio
-
-Sample: TypeAlias = tuple[tuple[Any, ...], Any]
-"""A sample's inputs and its label, as the data holds them."""
-
-Collate: TypeAlias = Callable[[Sequence[Sample]], Any]
-"""Makes the labels of a batch: tensors in main memory, nested as the user has them."""
 
 NAMES = ("outputs", "labels", "inputs", "teacher")
 PREFIX = "own/"  # of its sums, which may stand beside the distillation's
@@ -172,20 +167,6 @@ class Own:
 def own_task(name: str) -> Own | None:
     """The task called `name` where that is `module:object`, else None."""
     return Own.named(name) if ":" in name else None
-
-
-def on_device(labels: Any, device: torch.device) -> Any:
-    """The labels of a batch, a tensor or what a `collate` made, on `device`."""
-    return mapped(lambda tensor: tensor.to(device, non_blocking=True), labels)
-
-
-def mapped(change: Callable[[Any], Tensor], value: Any) -> Any:
-    """The same dicts, tuples and lists with `change` of what they hold."""
-    if isinstance(value, Mapping):
-        return {key: mapped(change, inner) for key, inner in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(mapped(change, inner) for inner in value)
-    return change(value)
 
 
 def _known(outputs: Outputs, batch: Batch, teacher: Outputs | None) -> dict[str, Any]:

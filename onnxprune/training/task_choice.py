@@ -82,6 +82,12 @@ def choose(
     return Mixed(task, distillation, weight) if weight > 0 else task
 
 
+def classes_of(task: Task) -> int | None:
+    """How many classes one prediction per sample has, which mixup must know; None for other tasks."""
+    labelled = task.labelled if isinstance(task, Mixed) else task
+    return labelled.classes if isinstance(labelled, Classification) else None
+
+
 def _labelled(name: str, batch: Batch, scores: Tensor) -> tuple[Labelled | None, int | None]:
     """The task of the labels, None for distillation alone; and the axis of classes where the labels tell it."""
     if name == "distillation":
@@ -100,7 +106,8 @@ def _labelled(name: str, batch: Batch, scores: Tensor) -> tuple[Labelled | None,
         return Segmentation(axis, are_probabilities(scores, axis)), axis
     if kind == "classification":
         told = _class_axis(scores, labels)
-        return Classification(are_probabilities(scores, 1 if told is None else told)), told
+        several = scores.shape[1] if scores.dim() == 2 and scores.shape[1] > 1 else None
+        return Classification(are_probabilities(scores, 1 if told is None else told), several), told
     raise TrainingError(f"task {name!r} is unknown: give {NAMES}")
 
 

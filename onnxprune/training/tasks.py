@@ -47,10 +47,12 @@ class Task(Protocol):
 class Classification:
     """Cross-entropy of the first output against class numbers or, as mixup makes them, class probabilities.
 
-    Negative class numbers are left out. The accuracy of probabilities is that of the likeliest class.
+    Negative class numbers are left out. The accuracy of probabilities is that of the likeliest class. `classes` are
+    those of an output (n, classes).
     """
 
     probabilities: bool = False
+    classes: int | None = None
     taught: bool = False
 
     def loss(self, outputs: Outputs, batch: Batch, teacher: Outputs | None = None) -> Tensor:
@@ -156,7 +158,7 @@ def ratio(sums: Tensor) -> float:
 
 
 def labels_of(batch: Batch, task: str) -> Tensor:
-    if batch.labels is None:
+    if not isinstance(batch.labels, Tensor):
         raise TrainingError(
             f"task {task} needs labels: add an array 'y' to the data, or train by distillation"
         )

@@ -52,6 +52,31 @@ def test_several_inputs_and_outputs_keep_their_order() -> None:
     assert difference.tolist() == [9, 18]
 
 
+def test_values_inside_the_graph_come_behind_its_outputs() -> None:
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node("Mul", ["x", "s"], ["m"]),
+        helper.make_node("Neg", ["m"], ["y"]),
+    ]
+    x = torch.tensor([1.0, -2.0])
+    y, m, s, same = load(model(nodes, {"x": [2]}, ["y"]), also=["m", "s", "y"])(x)
+    assert s.tolist() == x.sigmoid().tolist()
+    assert m.tolist() == (x * x.sigmoid()).tolist()
+    assert same.tolist() == y.tolist() == (-m).tolist()
+
+
+def test_a_value_that_no_node_makes_is_refused() -> None:
+    with pytest.raises(ConversionError, match="no node of the graph makes a value 'x'"):
+        load(model([helper.make_node("Neg", ["x"], ["y"])], {"x": [2]}, ["y"]), also=["x"])
+
+
+def test_the_given_model_stays_as_it_is() -> None:
+    given = cnn()
+    before = given.SerializeToString()
+    load(given, also=[given.graph.node[0].output[0]])
+    assert given.SerializeToString() == before
+
+
 def test_shared_initializers_are_one_parameter() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
     module = load(model(nodes, {"x": [1, 2]}, ["y"], {"w": draw(2, 2)}))

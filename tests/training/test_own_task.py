@@ -10,7 +10,8 @@ import torch
 from onnxprune.errors import TrainingError
 from onnxprune.training.batches import Batch
 from onnxprune.training.distillation import Mixed
-from onnxprune.training.own_task import Own, on_device, own_task
+from onnxprune.training.labels import collated, on_device
+from onnxprune.training.own_task import Own, own_task
 from onnxprune.training.task_choice import choose
 
 LOGITS = torch.tensor([[2.0, -1, 0.5], [0, 3, 1], [-2, 0, 4], [1, 0, 0]])
@@ -209,3 +210,12 @@ def test_a_collate_that_returns_no_tensors_is_refused(write):
     )
     with pytest.raises(TrainingError, match="collate returned type str: return a tensor or array, or a dict"):
         Own.named("mytask:Task").collate([((np.ones(2),), 1)])
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([5, 6]), None])
+def test_a_collate_gets_each_sample_with_its_inputs_and_label(labels):
+    inputs = (torch.tensor([[1, 2], [3, 4]]), torch.tensor([7, 8]))
+    samples = collated(list, inputs, labels)
+    assert [[x.tolist() for x in sample] for sample, _ in samples] == [[[1, 2], 7], [[3, 4], 8]]
+    assert [label for _, label in samples] == ([5, 6] if labels is not None else [None, None])
+    assert collated(None, inputs, labels) is labels

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from onnxprune.errors import TrainingError
 from onnxprune.training.batches import Batch
 from onnxprune.training.distillation import Distillation, Head, Mixed
-from onnxprune.training.task_choice import choose
+from onnxprune.training.task_choice import choose, classes_of
 from onnxprune.training.tasks import Classification, Regression
 
 
@@ -204,6 +204,17 @@ def test_the_probe_of_values_measures_the_curvature_of_the_loss():
     torch.testing.assert_close(squares.mean(), expected.mean(), rtol=0.05, atol=0)
 
 
+def test_the_probe_of_scores_measures_the_curvature_of_the_loss_at_every_position():
+    logits = torch.randn(5, 3, 4)
+    task, x = Distillation((Head("logits"),), 1.0), logits.clone().requires_grad_()
+    draws = 3000
+    squares = sum(torch.autograd.grad(task.probe((x,), batch()), x)[0] ** 2 for _ in range(draws)) / draws
+    p = logits.softmax(1)
+    torch.testing.assert_close(
+        squares, p * (1 - p) / 20, rtol=0.25, atol=1e-3
+    )  # Fisher of 20 positions' mean
+
+
 def test_several_outputs_are_matched_together_and_constant_ones_left_out():
     teacher = (LOGITS, torch.randn(6, 2, 2), torch.ones(6, 1))
     task = picked("distillation", teacher)
@@ -251,3 +262,17 @@ def test_a_task_that_cannot_be_is_refused_in_one_line(name, outputs, labels, say
     with pytest.raises(TrainingError, match=says) as caught:
         picked(name, outputs, labels)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "distill", "classes"),
+    [
+        (LOGITS, CLASSES, 0.0, 3),
+        (LOGITS, CLASSES, 0.5, 3),
+        (LOGITS[:, :1], CLASSES.clamp_max(1), 0.0, None),
+        (torch.randn(6, 3, 4), torch.zeros(6, 4).long(), 0.0, None),
+        (LOGITS, LOGITS, 0.0, None),
+    ],
+)
+def test_the_classes_of_one_prediction_per_sample_are_known(scores, labels, distill, classes):
+    assert classes_of(picked("auto", (scores,), labels, distill)) == classes
