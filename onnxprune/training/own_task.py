@@ -111,9 +111,9 @@ class Own:
         return {**sums, f"{PREFIX}loss": self._sum("loss", loss, len(batch))}
 
     def metrics(self, sums: Sums) -> Metrics:
-        """A metric of which nothing was counted is not a number; a loss must be one."""
+        """A metric of which nothing was counted is 0, as torchmetrics has it."""
         own = {name.removeprefix(PREFIX): s for name, s in sums.items() if name.startswith(PREFIX)}
-        found = {name: ratio(s) if s[1] else float("nan") for name, s in own.items()}
+        found = {name: ratio(s) if s[1] else 0.0 for name, s in own.items()}
         if not np.isfinite(found["loss"]):
             raise TrainingError(
                 f"task {self.name}: its loss over the held-out samples is {found['loss']}: check it and the data"
