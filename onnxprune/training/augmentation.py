@@ -87,6 +87,8 @@ class Augmentation:
         self, stored: Sequence[np.ndarray], labels: np.ndarray | None, data: Data, seeds: Sequence[int]
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """A batch as it is stored, each sample transformed by randomness of its own seed."""
+        if MIXUP in self.names and labels is not None and labels.dtype.kind == "i":
+            _check_classes(labels, self.classes or 0)  # here, because on a GPU it would wait for each batch
         tensors = [_tensor(values) for values in stored]
         target = None if labels is None else _tensor(labels)
         images = [number for number, column in enumerate(data.columns) if is_image(column)]
@@ -128,7 +130,7 @@ class Augmentation:
                 "augment mixup needs the number of classes, which the task does not have: leave it out"
             )
         if isinstance(data.labels, np.ndarray):
-            _check_classes(int(data.labels.min()), int(data.labels.max()), self.classes)
+            _check_classes(data.labels, self.classes)
 
 
 def seed_of(*numbers: int) -> int:
@@ -207,7 +209,6 @@ def _mixed(
         target = labels.reshape(n, -1)
     else:
         target = labels.reshape(n)
-        _check_classes(int(target.min()), int(target.max()), classes or 0)
     whole = not target.is_floating_point()
     mixup = _torchvision().MixUp(
         num_classes=classes if whole else None, labels_getter=lambda parts: parts[-1]
@@ -221,7 +222,8 @@ def _mixed(
     return values, soft if whole else soft.reshape(labels.shape)
 
 
-def _check_classes(least: int, most: int, classes: int) -> None:
+def _check_classes(labels: np.ndarray, classes: int) -> None:
+    least, most = int(labels.min()), int(labels.max())
     if least < 0 or most >= classes:
         raise TrainingError(
             f"augment mixup: class numbers from {least} to {most} for a model of {classes} classes: number them from "

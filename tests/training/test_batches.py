@@ -15,6 +15,8 @@ from onnxprune.training.samples import Column, Data
 RNG = np.random.default_rng(0)
 CPU = torch.device("cpu")
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # torch's default
+
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dims", [(None, 3, 8, 6), (None, 8, 6, 3)])
