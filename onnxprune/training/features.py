@@ -6,7 +6,7 @@ distillation (Tung & Mori, ICCV 2019, arXiv 1907.09682): which samples of a batc
 single channels. Ours are the scales: both losses are sums of squares per sample, from 0 to 4, and their mean is taken.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onnxprune import gates
-from onnxprune import model as files
 from onnxprune.errors import TrainingError
-from onnxprune.groups import Groups, find
+from onnxprune.groups import Groups
 from onnxprune.labels import Labels
 from onnxprune.to_torch.operands import DTYPES
 
@@ -68,33 +67,32 @@ class Features:
     @staticmethod
     def of(
         patterns: Sequence[str],
-        gated: onnx.ModelProto,
-        teacher: onnx.ModelProto | None,
-        gates_of: Mapping[str, int],
+        groups: Callable[[], Groups],
+        models: Sequence[onnx.ModelProto],
+        sizes: Mapping[str, int],
     ) -> "Features":
-        """The values of both models whose names fit one of the `patterns`, as of file names.
+        """The values of all `models` (the gated one first) whose names fit one of the `patterns`, as of file names.
 
-        `gates_of` are the numbers of gates by group, in the order of the flat vector of all. Raises TrainingError
-        where a pattern fits nothing.
+        `groups` gives the gated model's without its gates, and is called only if there are patterns; `sizes` are the
+        numbers of gates by group, in the order of the flat vector of all. Raises TrainingError where a pattern fits
+        nothing.
         """
         if not patterns:
             return Features()
-        loaded = files.load(gated)
-        gates.strip(loaded)
-        groups = find(loaded)
-        if {group.name: group.size for group in groups} != dict(gates_of):
+        found = groups()
+        if {group.name: group.size for group in found} != dict(sizes):
             raise TrainingError(
                 "features: the gates are not those of the model's groups: gate the model anew"
             )
-        shared = [_made(model) for model in (gated, teacher) if model is not None]
-        names = [name for name in shared[0] if all(name in made for made in shared) and _fits(name, groups)]
+        shared = [_made(model) for model in models]
+        names = [name for name in shared[0] if all(name in made for made in shared) and _fits(name, found)]
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
                 shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
                 raise TrainingError(f"features {pattern!r} fit no value of the model: it has {shown}")
         wanted = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
-        flat = _flat(groups, gates_of)
-        return Features(tuple(_feature(name, groups, flat) for name in wanted))
+        flat = _flat(found, sizes)
+        return Features(tuple(_feature(name, found, flat) for name in wanted))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,7 +104,7 @@ class Features:
 
         `w` are the latents of all gates, flat, open where > 0. They learn from what the values lead to, not from here.
         """
-        closed = torch.cat([w <= 0, torch.zeros_like(w[:1], dtype=torch.bool)])
+        closed = torch.cat([~(w > 0), torch.zeros_like(w[:1], dtype=torch.bool)])
         return tuple(f.masked(value, closed) for f, value in zip(self.features, values, strict=True))
 
     def loss(self, values: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
@@ -132,10 +130,10 @@ def _fits(name: str, groups: Groups) -> bool:
     return len(axes) > 1 and floating and whole
 
 
-def _flat(groups: Groups, gates_of: Mapping[str, int]) -> Labels:
+def _flat(groups: Groups, sizes: Mapping[str, int]) -> Labels:
     """Per atom the number of its gate; one past the last for atoms without."""
-    starts = dict(zip(gates_of, np.cumsum([0, *gates_of.values()])[:-1].tolist(), strict=True))
-    flat = np.full(groups.atoms.count, sum(gates_of.values()), dtype=np.int64)
+    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1].tolist(), strict=True))
+    flat = np.full(groups.atoms.count, sum(sizes.values()), dtype=np.int64)
     for group in groups:
         flat[group.atoms] = starts[group.name] + np.arange(group.size)
     return flat

@@ -60,6 +60,16 @@ def gated(proto, close=0.5, seed=0):
     return with_gates, model.to_proto(loaded), latents
 
 
+def features_of(patterns, with_gates, teacher, latents):
+    def ungated():
+        loaded = model.load(with_gates)
+        gates.strip(loaded)
+        return groups.find(loaded)
+
+    sizes = {name: len(w) for name, w in latents.items()}
+    return Features.of(patterns, ungated, [with_gates, teacher], sizes)
+
+
 def values_of(proto, names, x):
     return outputs_and_values(to_torch.load(proto, also=names), Batch((x,), None))
 
@@ -68,7 +78,7 @@ def values_of(proto, names, x):
 def test_masked_values_are_those_of_the_cut_model(kind):
     proto, shape = INPUTS[kind]
     with_gates, cut, latents = gated(proto)
-    features = Features.of(["*"], with_gates, proto, {name: len(w) for name, w in latents.items()})
+    features = features_of(["*"], with_gates, proto, latents)
     assert {"conv": {"j", "sb", "f"}, "tokens": {"g", "n"}}[kind] < set(features.names)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     (output,), values = values_of(with_gates, features.names, x)
@@ -129,12 +139,12 @@ def test_values_without_positions_are_matched_by_which_samples_are_alike(shape):
 
 def test_several_patterns_choose_values_in_the_order_of_the_graph():
     with_gates, _, latents = gated(CONV)
-    features = Features.of(["s?", "ra"], with_gates, CONV, {name: len(w) for name, w in latents.items()})
+    features = features_of(["s?", "ra"], with_gates, CONV, latents)
     assert features.names == ("ra", "sb")
 
 
 def test_no_patterns_are_no_features():
-    assert Features.of([], CONV, None, {}).names == ()
+    assert Features.of([], pytest.fail, [CONV], {}).names == ()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +157,7 @@ def test_no_patterns_are_no_features():
 def test_a_pattern_that_fits_nothing_is_refused_with_names_that_could(pattern, says):
     with_gates, _, latents = gated(CONV)
     with pytest.raises(TrainingError, match=says):
-        Features.of(["ra", pattern], with_gates, CONV, {name: len(w) for name, w in latents.items()})
+        features_of(["ra", pattern], with_gates, CONV, latents)
 
 
 def test_a_value_that_the_teacher_lacks_does_not_fit():
@@ -158,10 +168,10 @@ def test_a_value_that_the_teacher_lacks_does_not_fit():
         for names in (node.input, node.output):
             names[:] = ["renamed" if name == "ra" else name for name in names]
     with pytest.raises(TrainingError, match="features 'ra' fit no value"):
-        Features.of(["ra"], with_gates, other, {name: len(w) for name, w in latents.items()})
+        features_of(["ra"], with_gates, other, latents)
 
 
 def test_other_gates_than_the_groups_are_refused():
     with_gates, _, _ = gated(CONV)
     with pytest.raises(TrainingError, match="gate the model anew"):
-        Features.of(["ra"], with_gates, CONV, {"wa": 3})
+        features_of(["ra"], with_gates, CONV, {"wa": np.ones(3)})
