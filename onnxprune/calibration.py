@@ -1,6 +1,6 @@
 """Samples from `--data` as inputs of a model: what a result is proven on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import onnx
 
 from onnxprune.errors import DataError
 from onnxprune.session import declared_inputs, fixed_batch
-from onnxprune.training.data import load
+from onnxprune.training.data import Preprocessing, load
 
 SAMPLES = 64
 """So many at the most: enough to see a difference, few enough to keep the outputs in memory."""
@@ -19,9 +19,8 @@ SAMPLES = 64
 class Feeds:
     """Called with a model, gives its inputs batch by batch: of 2 samples, or as many as the model prescribes."""
 
-    data: Path
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    data: str | Path
+    preprocessing: Preprocessing | None = None
 
     def __call__(self, model: onnx.ModelProto) -> Iterator[dict[str, np.ndarray]]:
         """Raises DataError where the data does not fit the model or is too little."""
@@ -31,7 +30,7 @@ class Feeds:
             (i.name, i.dtype, (None, *(None if isinstance(n, str) else n for n in i.shape[1:])))
             for i in inputs
         ]
-        samples = load(self.data, wanted, mean=self.mean, std=self.std)
+        samples = load(self.data, wanted, preprocessing=self.preprocessing)
         size = prescribed or min(2, len(samples))
         if len(samples) < size:
             raise DataError(

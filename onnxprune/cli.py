@@ -14,7 +14,7 @@ from onnxprune import __version__, display, options
 from onnxprune import model as files
 from onnxprune.calibration import Feeds
 from onnxprune.errors import ModelError, OnnxpruneError
-from onnxprune.options import PATH, multiple, numbers
+from onnxprune.options import PATH, multiple
 
 
 class _Clean(click.Group):
@@ -91,9 +91,9 @@ def _target(output: Path | None, default: Path, force: bool) -> tuple[Path, bool
     return (default, True) if output is None else (output, force)
 
 
-def _feeds(data: Path | None, mean: str | None, std: str | None) -> Feeds | None:
+def _feeds(data: str | None, mean: str | None, std: str | None, size: int | None, layout: str) -> Feeds | None:
     """The inputs to prove a result on, where `--data` gives them."""
-    return None if data is None else Feeds(data, numbers(mean, "--mean"), numbers(std, "--std"))
+    return None if data is None else Feeds(data, options.preprocessing(mean, std, size, layout))
 
 
 # ---- commands
@@ -126,40 +126,12 @@ def gate(model: Path, output: Path | None, plan: Path | None, force: bool, as_js
 
 @main.command()
 @click.argument("model", type=PATH, required=False)
-@click.option("--data", type=PATH, help="Training samples: .npz, or a folder of images.")
-@click.option("--val", type=PATH, help="Samples for the metrics (default: a held-out share of --data).")
-@click.option("--ratio", type=float, default=0.5, show_default=True, help="The fraction to keep.")
-@options.by
-@click.option("--method", type=click.Choice(["tgl", "finetune"]), default="tgl", show_default=True)
-@click.option("--epochs", type=int, default=10, show_default=True)
-@click.option("--batch-size", type=int, default=128, show_default=True)
-@click.option("--lr", type=float, default=0.03, show_default=True, help="Of the weights.")
-@click.option("--gate-lr", type=float, default=0.1, show_default=True, help="Of the gates.")
-@click.option(
-    "--task",
-    default="auto",
-    show_default=True,
-    help="classification, regression, distillation, module:function.",
-)
-@click.option("--augment", type=click.Choice(["none", "crop-flip"]), default="none", show_default=True)
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Of the training steps; the weights stay float32.",
-)
-@click.option(
-    "--budget",
-    type=click.Choice(["projection", "penalty"]),
-    default="projection",
-    show_default=True,
-    help="projection meets the ratio; penalty is the paper's form and may miss it.",
-)
-@click.option("--multiple-of", default="auto", show_default=True, help="Kept counts are multiples of this.")
+@click.option("--data", help="Training samples: .npz, .npy, a folder of images, Parquet, tar shards, module:function.")
+@click.option("--val", help="Samples for the metrics (default: a held-out share of --data).")
+@options.training
 @options.pixels
 @options.output
-@click.option("--run-dir", type=PATH, help="Checkpoints, metrics and config of the run.")
+@click.option("--run-dir", help="Checkpoints, metrics, TensorBoard events and config of the run.")
 @click.option(
     "--resume", type=PATH, metavar="DIR", help="Continue the interrupted run in DIR; nothing else is needed."
 )
@@ -168,58 +140,38 @@ def gate(model: Path, output: Path | None, plan: Path | None, force: bool, as_js
 @options.as_json
 def train(
     model: Path | None,
-    data: Path | None,
-    val: Path | None,
-    ratio: float,
-    by: str,
-    method: str,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    gate_lr: float,
-    task: str,
-    augment: str,
-    precision: str,
-    budget: str,
-    multiple_of: str,
-    mean: str | None,
-    std: str | None,
+    data: str | None,
+    val: str | None,
     output: Path | None,
-    run_dir: Path | None,
     resume: Path | None,
     force: bool,
-    seed: int,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Train gates and weights together until RATIO is kept, then the weights alone.
 
     Without labels in the data the original model is the teacher. Writes a gated model back.
     """
-    from onnxprune.training.settings import Settings
-    from onnxprune.training.verb import resume_request
+    from onnxprune.training.verb import Request
     from onnxprune.training.verb import train as run
 
     if resume is not None:
-        request, settings = resume_request(resume)
-        model, data, target, force = Path(request.model), Path(request.data), Path(request.output or ""), True
-        val = Path(request.validation) if request.validation else None
-        means, stds = request.mean, request.std
+        request, settings = Request.of(resume)
+        target, force = Path(request.output) if request.output else None, True
     else:
         if model is None or data is None:
             raise click.UsageError("give MODEL and --data, or --resume DIR")
-        settings = Settings(
-            ratio=ratio, by=by, method=method, epochs=epochs, batch_size=batch_size, lr=lr, gate_lr=gate_lr, task=task,
-            augment=augment, precision=precision, budget=budget, seed=seed, multiple_of=multiple(multiple_of),
-            run_dir=str(run_dir) if run_dir else None,
-        )  # fmt: skip
+        asked = options.preprocessing(*(given.pop(name) for name in ("mean", "std", "size", "layout")))
+        settings = options.settings(given)
         target, force = _target(output, _named(model, ".gated.onnx"), force)
-        means, stds = numbers(mean, "--mean"), numbers(std, "--std")
+        request = Request(str(model), data, val, asked)
     with display.training() as progress:
         result = run(
-            model, data, target, settings=settings, validation=val, mean=means, std=stds, progress=progress,
-            resume=resume is not None, force=force,
+            request.model, request.data, target, settings=settings, validation=request.validation,
+            preprocessing=request.preprocessing, progress=progress, resume=resume is not None, force=force,
         )  # fmt: skip
-    _print(result, as_json, display.trained)
+    if result.main:
+        _print(result, as_json, display.trained)
 
 
 @main.command()
@@ -236,7 +188,7 @@ def train(
 @click.option("--plan", type=PATH, help="Keep what this plan says; it fits every export of its network.")
 @click.option("--save-plan", type=PATH, help="Write the decisions as JSON.")
 @click.option("--save-gated", type=PATH, help="Write the gated counterpart of the slim model.")
-@click.option("--data", type=PATH, help="Inputs to prove the result on (default: random ones).")
+@click.option("--data", help="Inputs to prove the result on (default: random ones).")
 @options.pixels
 @options.output
 @options.force
@@ -256,9 +208,11 @@ def slim(
     plan: Path | None,
     save_plan: Path | None,
     save_gated: Path | None,
-    data: Path | None,
+    data: str | None,
     mean: str | None,
     std: str | None,
+    size: int | None,
+    layout: str,
     output: Path | None,
     force: bool,
     seed: int,
@@ -276,7 +230,7 @@ def slim(
         model, target, ratio=ratio, by=by, criterion=criterion, keep=keep, only=only,
         multiple_of=multiple(multiple_of),
         min_channels=min_channels, scope=scope, drop_branches=drop_branches, plan=plan,
-        feeds=_feeds(data, mean, std), save_plan=save_plan, save_gated=save_gated, force=force, seed=seed,
+        feeds=_feeds(data, mean, std, size, layout), save_plan=save_plan, save_gated=save_gated, force=force, seed=seed,
     )  # fmt: skip
     _print(result, as_json, display.slimmed)
 
@@ -292,7 +246,7 @@ def _the_gated_one() -> Path:
 @main.command()
 @click.argument("gated", type=PATH)
 @click.argument("slim", type=PATH)
-@click.option("--data", type=PATH, help="Inputs to compare on (default: random ones).")
+@click.option("--data", help="Inputs to compare on (default: random ones).")
 @options.pixels
 @click.option("--tolerance", type=float, help="Largest max |a - b| / max |a| (default: 1e-5 for float32).")
 @options.provider
@@ -301,9 +255,11 @@ def _the_gated_one() -> Path:
 def verify(
     gated: Path,
     slim: Path,
-    data: Path | None,
+    data: str | None,
     mean: str | None,
     std: str | None,
+    size: int | None,
+    layout: str,
     tolerance: float | None,
     provider: str,
     seed: int,
@@ -312,7 +268,7 @@ def verify(
     """Prove that two models compute the same on the same inputs; exit 1 where they do not."""
     from onnxprune.verify import verify as run
 
-    make = _feeds(data, mean, std)
+    make = _feeds(data, mean, std, size, layout)
     feeds = make(files.to_proto(files.load(gated))) if make else None
     result = run(gated, slim, feeds=feeds, tolerance=tolerance, provider=provider, seed=seed)
     _print(result, as_json, display.verification)

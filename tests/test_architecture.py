@@ -39,9 +39,13 @@ def uses(module: str, library: str) -> bool:
 
 
 WHERE = {
-    "torch": ("to_torch/", "training/", "methods/tgl", "demo"),
+    "torch": (
+        "to_torch/", "training/", "demo",
+        *(f"methods/{name}" for name in ("finetune", "gate", "method", "scp", "taylor", "tgl")),
+    ),
     "accelerate": ("training/",),
     "safetensors": ("training/",),
+    "tensorboardX": ("training/",),
     "torchvision": ("training/augmentation",),
     "datasets": ("training/tables",),
     "pyarrow": ("training/tables",),
@@ -61,20 +65,20 @@ def test_a_library_is_imported_where_it_belongs(library: str):
 
 
 LAYERS = [
-    ("errors", "settle", "links", "labels", "advice", "scopes"),
+    ("errors", "methods.registry", "settle", "links", "labels", "advice", "scopes"),
     ("axes", "fold", "tidy", "quantized"),
     ("model", "shapes", "intake", "weights"),
     ("ops", "prepare"),
     ("reading",),
     ("groups",),
-    ("cost", "gates", "wiring", "structure", "branches", "plan", "methods.magnitude"),
+    ("cost", "gates", "norms", "wiring", "structure", "branches", "plan", "methods.magnitude"),
     ("choose", "rewrite"),
     ("session",),
     ("compare",),
     ("verify",),
     ("proving", "inspection"),
     ("slimming",),
-    ("training", "to_torch", "methods.tgl"),
+    ("training", "to_torch", "methods.finetune", "methods.method", "methods.scp", "methods.taylor", "methods.tgl"),
     ("demo",),
     ("display",),
     ("cli",),

@@ -197,6 +197,7 @@ class Training:
             warnings=() if shortfall is None or given else (shortfall,),
             history=tuple(self.reporter.history),
             run_dir=settings.run_dir,
+            main=self.accelerator.is_main_process,
         )
 
     def _train_step(self, parts: list[Batch], stop: bool, save: bool) -> tuple[Tensor, bool, bool]:

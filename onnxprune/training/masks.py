@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from torch import Tensor, fx, nn
 
 from onnxprune.gates import PREFIX
-from onnxprune.methods.method import Method
 from onnxprune.methods.gate import gate
+from onnxprune.methods.method import Method
 from onnxprune.to_torch.state import INITIALIZERS
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tensorboardX import SummaryWriter  # torch.utils.tensorboard loads TensorFlow, whose LLVM ends the process
+from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from onnxprune.errors import OutputError, TrainingError
@@ -99,7 +99,11 @@ class RunFolder:
 
     @cached_property
     def events(self) -> SummaryWriter:
-        """Where TensorBoard's events go."""
+        """Where TensorBoard's events go.
+
+        Not torch.utils.tensorboard: that loads TensorFlow where it is installed, whose LLVM and torch's do not go
+        together: the process is ended.
+        """
         return self._events()
 
     def _events(self, purge_step: int | None = None) -> SummaryWriter:

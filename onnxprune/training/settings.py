@@ -185,3 +185,5 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     run_dir: str | None = None
+    main: bool = True
+    """Whether this is the main process of those that trained."""

@@ -13,16 +13,20 @@ import onnx
 
 from onnxprune import gates
 from onnxprune import model as files
-from onnxprune.cost import CostModel
+from onnxprune.cost import BY, CostModel
 from onnxprune.errors import LawError, PlanError, TrainingError
 from onnxprune.groups import find
-from onnxprune.training.data import Data, from_arrays
+from onnxprune.training.data import Data, Preprocessing, from_arrays
 from onnxprune.training.data import load as load_data
+from onnxprune.training.functions import is_function
 from onnxprune.training.settings import Report, Settings
 from onnxprune.training.unfolding import fold, unfold
 from onnxprune.verify import verify
 
 log = logging.getLogger(__name__)
+
+
+DataLike = str | Path | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,34 +39,51 @@ class Trained:
     asked: float
     by: str
     reached: float
+    kept: Mapping[str, float]
+    """The fractions of channels, params and macs that are left."""
     before: Mapping[str, float]
     """Metrics of the original model on the held-out samples, the task's main metric first."""
     after: Mapping[str, float]
     seconds: float
     run_dir: str | None
+    main: bool = True
+    """Whether this is the process that writes; of several that train together one does."""
 
     def to_json(self) -> dict[str, Any]:
-        facts = {
-            f: getattr(self, f) for f in ("output", "epochs", "asked", "by", "reached", "seconds", "run_dir")
-        }
+        names = ("output", "epochs", "asked", "by", "reached", "kept", "seconds", "run_dir")
+        facts = {name: getattr(self, name) for name in names}
         return {**facts, "metrics": {"before": dict(self.before), "after": dict(self.after)}}
 
 
 @dataclass(frozen=True)
 class Request:
-    """Everything a run was called with, kept beside its checkpoints so that `resume` needs nothing else."""
+    """Everything a run was called with, kept beside its checkpoints so that `--resume` needs nothing else."""
 
     model: str
     data: str
     validation: str | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    output: str | None
-    fingerprint: int
+    preprocessing: Preprocessing
+    output: str | None = None
+    fingerprint: int = 0
     """CRC-32 of the model file, so that a run is not resumed on another one."""
 
-
-DataLike = str | Path | Mapping[str, Any]
+    @staticmethod
+    def of(run_dir: str | Path) -> "tuple[Request, Settings]":
+        """What an interrupted run was called with. Raises TrainingError where the folder holds none."""
+        path = Path(run_dir) / "config.json"
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            context, settings = dict(stored["context"]), Settings.of(stored["settings"])
+            request = Request(**{**context, "preprocessing": Preprocessing(**context["preprocessing"])})
+        except (OSError, ValueError, KeyError, TypeError):
+            raise TrainingError(
+                f"{run_dir}: holds no run that can be resumed; give the --run-dir of an interrupted train"
+            ) from None
+        if not Path(request.model).is_file() or _crc(request.model) != request.fingerprint:
+            raise TrainingError(
+                f"{run_dir}: its model {request.model} is gone or has changed; start the training anew"
+            )
+        return request, replace(settings, run_dir=str(run_dir))
 
 
 def train(
@@ -72,6 +93,7 @@ def train(
     *,
     settings: Settings | None = None,
     validation: DataLike | None = None,
+    preprocessing: Preprocessing | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     progress: Report | None = None,
@@ -82,10 +104,12 @@ def train(
     """Trains the gates and weights of a model together until `ratio` of `by` is kept, and on with the gates
     frozen.
 
-    `model` may be plain; it is gated first. `data` is a path (`.npz`, folder of images) or arrays by input
-    name, with labels in `y`; without labels the original model is the teacher. `options` are fields of
-    `Settings` (`ratio=0.5, by="macs", epochs=10, ...`). Metrics are measured on `validation`, or on a
-    held-out share of `data`. Raises ModelError, DataError, TrainingError, PlanError, OutputError.
+    `model` may be plain; it is gated first. `data` is a path (`.npz`, folder of images, ..., see
+    `onnxprune.training.data.load`) or arrays by input name, with labels in `y`; without labels the original model is
+    the teacher. `options` are fields of `Settings` (`ratio=0.5, by="macs", epochs=10, ...`), `mean` and `std` short
+    for a `preprocessing`. Metrics are measured on `validation`, or on a held-out share of `data`. Under `torchrun` or
+    `accelerate launch` all processes train one model, and the main one writes it. Raises ModelError, DataError,
+    TrainingError, PlanError, OutputError.
     """
     settings = replace(settings or Settings(), **_known(options))
     if not 0 < settings.ratio <= 1:
@@ -94,9 +118,12 @@ def train(
         )
     if output is not None:
         files.writable(output, force=force)
+    asked = preprocessing or Preprocessing(mean, std)
     loaded = files.load(model)
-    samples = _data(data, loaded, mean, std)
-    held_out = None if validation is None else _data(validation, loaded, mean, std)
+    samples = _data(data, loaded, asked)
+    held_out = None if validation is None else _data(validation, loaded, asked)
+    if described := samples.describe():
+        log.info("%s", described)
     latents = gates.strip(loaded)
     groups = find(loaded)
     if not groups.groups:
@@ -109,17 +136,19 @@ def train(
 
     outcome = run(
         unfolded or gated, costs, samples, settings, validation=held_out, teacher=original, progress=progress,
-        context=_context(model, data, validation, mean, std, output), resume=resume,
+        context=_context(model, data, validation, asked, output), resume=resume,
     )  # fmt: skip
     for warning in outcome.warnings:
         log.warning("%s", warning)
     trained = _folded(outcome.model) if unfolded else outcome.model
     trained.metadata_props.add(key=gates.TRAINED_KEY, value=f"{settings.ratio} {settings.by}")
-    if output is not None:
+    if output is not None and outcome.main:
         files.save(trained, output, force=force)
+    counts = [outcome.kept[name] for name in costs.names]
     return Trained(
         trained, str(output) if output else None, outcome.epochs, outcome.asked, outcome.by, outcome.reached,
-        outcome.before, outcome.after, outcome.seconds, outcome.run_dir,
+        {by: float(costs.fraction(by, counts)) for by in BY}, outcome.before, outcome.after, outcome.seconds,
+        outcome.run_dir, outcome.main,
     )  # fmt: skip
 
 
@@ -144,50 +173,34 @@ def _known(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return options
 
 
-def _data(
-    data: DataLike, model: files.Model, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> Data:
+def _data(data: DataLike, model: files.Model, asked: Preprocessing) -> Data:
     dims = [
         tuple(n if isinstance(n, int) and n > 0 else None for n in t.shape or ()) for t in model.graph.inputs
     ]
     inputs = [(t.name, np.dtype(t.dtype), shape) for t, shape in zip(model.graph.inputs, dims, strict=True)]
     if isinstance(data, str | Path):
-        return load_data(data, inputs, mean=mean, std=std)
-    return from_arrays(data, inputs, mean=mean, std=std)
+        return load_data(data, inputs, preprocessing=asked)
+    return from_arrays(data, inputs, preprocessing=asked)
 
 
 def _context(
-    model: str | Path | onnx.ModelProto, data: DataLike, validation: DataLike | None,
-    mean: Sequence[float] | None, std: Sequence[float] | None, output: str | Path | None,
+    model: str | Path | onnx.ModelProto, data: DataLike, validation: DataLike | None, asked: Preprocessing,
+    output: str | Path | None,
 ) -> dict[str, Any] | None:  # fmt: skip
-    """What `resume_request` reads back; None where the call cannot be repeated from files alone."""
+    """What `Request.of` reads back; None where the call cannot be repeated from files alone."""
     paths = (model, data) if validation is None else (model, data, validation)
     if not all(isinstance(path, str | Path) for path in paths):
         return None
-    absolute = [str(Path(str(path)).resolve()) for path in paths]
-    return asdict(
-        Request(
-            absolute[0], absolute[1], absolute[2] if validation is not None else None, mean, std,
-            str(Path(output).resolve()) if output else None, zlib.crc32(Path(absolute[0]).read_bytes()),
-        )
-    )  # fmt: skip
+    absolute = [_absolute(str(path)) for path in paths]
+    held_out = absolute[2] if validation is not None else None
+    to = str(Path(output).resolve()) if output else None
+    return asdict(Request(absolute[0], absolute[1], held_out, asked, to, _crc(absolute[0])))
 
 
-def resume_request(run_dir: str | Path) -> tuple[Request, Settings]:
-    """What an interrupted run was called with. Raises TrainingError where the folder holds none."""
-    path = Path(run_dir) / "config.json"
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        request, settings = Request(**stored["context"]), Settings.of(stored["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise TrainingError(
-            f"{run_dir}: holds no run that can be resumed; give the --run-dir of an interrupted train"
-        ) from None
-    if (
-        not Path(request.model).is_file()
-        or zlib.crc32(Path(request.model).read_bytes()) != request.fingerprint
-    ):
-        raise TrainingError(
-            f"{run_dir}: its model {request.model} is gone or has changed; start the training anew"
-        )
-    return request, replace(settings, run_dir=str(run_dir))
+def _absolute(source: str) -> str:
+    """A path from the root; `module:function` as it is."""
+    return source if is_function(Path(source)) else str(Path(source).resolve())
+
+
+def _crc(path: str) -> int:
+    return zlib.crc32(Path(path).read_bytes())
