@@ -35,7 +35,8 @@ class Augmentation:
 
     "crop" pads by zeros of 1/8 of the size and crops back at random, "flip" mirrors half of the images, "randaugment"
     and "resized-crop" are torchvision's defaults; these act on each sample's pixels. "mixup" mixes each normalised
-    sample and its label with the next of the batch. Masks are transformed with their images.
+    sample and its label with the next of the batch. Masks are transformed with their images; where a crop reaches
+    beyond them they are IGNORED.
     """
 
     names: tuple[str, ...]
@@ -59,19 +60,11 @@ class Augmentation:
 
     def check(self, data: Data) -> None:
         """Raises TrainingError where `data` cannot take one of the names."""
-        images = [column for column in data.columns if is_image(column)]
         per_sample = [name for name in self.names if name in PER_SAMPLE]
-        if per_sample and not images:
-            shapes = ", ".join(f"'{c.name}' {c.values.shape[1:]}" for c in data.columns)
-            raise TrainingError(
-                f"augment {per_sample[0]} needs an image input, the model has {shapes}: leave it out"
-            )
-        if per_sample and len({_size(column) for column in images}) > 1:
-            shapes = ", ".join(f"'{c.name}' {c.values.shape[1:]}" for c in images)
-            raise TrainingError(
-                f"augment {per_sample[0]} needs images of one size, not {shapes}: leave it out"
-            )
+        if per_sample:
+            _check_images(data, per_sample[0])
         if "randaugment" in self.names:
+            images = [column for column in data.columns if is_image(column)]
             if len(images) != 1 or images[0].values.dtype != np.uint8:
                 raise TrainingError(
                     "augment randaugment needs one input of uint8 pixels: leave it out, or store them so"
@@ -152,6 +145,24 @@ def has_masks(data: Data) -> bool:
     return bool(
         labels is not None and images and labels.dtype.kind == "i" and labels.shape[1:] == _size(images[0])
     )
+
+
+def _check_images(data: Data, name: str) -> None:
+    """Raises TrainingError unless there are images, of one size, and nothing that would have to move with them."""
+    images = [column for column in data.columns if is_image(column)]
+    shapes = ", ".join(f"'{c.name}' {c.values.shape[1:]}" for c in data.columns)
+    if not images:
+        raise TrainingError(f"augment {name} needs an image input, the model has {shapes}: leave it out")
+    spatial = sum(len(column.values.shape) == 4 for column in data.columns)
+    if spatial > len(images) or len({_size(column) for column in images}) > 1:
+        raise TrainingError(
+            f"augment {name} needs images of one size and 1 or 3 channels, not {shapes}: leave it out"
+        )
+    if data.labels is not None and len(data.labels.shape) > 2 and not has_masks(data):
+        raise TrainingError(
+            f"augment {name} cannot move labels of shape {data.labels.shape[1:]} with the images: give whole numbers "
+            f"of shape {_size(images[0])}, or leave it out"
+        )
 
 
 def _transformed(

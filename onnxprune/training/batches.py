@@ -128,9 +128,11 @@ class _Samples(Dataset[Loaded | OnnxpruneError]):
     def load(self, draw: Draw) -> Loaded:
         step, rows = draw
         stored, labels = self.data.stored(rows), self.data.labels_of(rows)
-        augmentation = self.augmentation or Augmentation(())
+        if self.augmentation is None:
+            tensors = tuple(torch.from_numpy(np.ascontiguousarray(values)) for values in stored)
+            return draw, tensors, None if labels is None else torch.from_numpy(labels)
         seeds = [seed_of(self.seed, step, row) for row in rows.tolist()]
-        return (draw, *augmentation.samples(stored, labels, self.data, seeds))
+        return (draw, *self.augmentation.samples(stored, labels, self.data, seeds))
 
     def __getitem__(self, draw: Draw) -> Loaded | OnnxpruneError:
         """An error is handed over as a value: raised in a worker, it would come out as a page of its traceback."""

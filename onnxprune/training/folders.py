@@ -65,7 +65,9 @@ def _classified(folder: Path) -> tuple[tuple[Path, ...], list[int] | None, tuple
         raise DataError(f"{folder}: image {flat[0].name} lies beside class folders: move it into one of them")
     if not flat and not by_class:
         kinds = ", ".join(sorted(SUFFIXES))
-        raise DataError(f"{folder}: no images found: give images ({kinds}) or one folder of them per class")
+        raise DataError(
+            f"{folder}: no images found: give images ({kinds}), one folder of them per class, .parquet or .tar"
+        )
     if flat:
         return tuple(flat), None, ()
     labels = [number for number, files in enumerate(by_class.values()) for _ in files]

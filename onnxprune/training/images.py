@@ -89,9 +89,12 @@ class Images:
         return Images(encoded, height, width, channels)
 
     def _read(self, row: int) -> NDArray[np.uint8]:
-        image = _converted(
-            decoded(self.encoded, row), "L" if self.channels == 1 else "RGB", self.encoded, row
-        )
+        opened = decoded(self.encoded, row)
+        if opened.mode.startswith(("I", "F")):
+            raise DataError(
+                f"{self.encoded.where(row)}: an image of mode {opened.mode}: store 8 bits per channel, or an array"
+            )
+        image = _converted(opened, "L" if self.channels == 1 else "RGB", self.encoded, row)
         fitted = fit(image, self.width, self.height)
         return np.asarray(fitted, np.uint8).reshape(self.height, self.width, self.channels)
 

@@ -162,6 +162,10 @@ SIZES = from_arrays(
     {"a": np.zeros((1, 8, 8, 3), np.uint8), "b": np.zeros((1, 4, 4, 3), np.uint8)},
     [("a", np.float32, (None, 3, 8, 8)), ("b", np.float32, (None, 3, 4, 4))],
 )
+MAPS = from_arrays(
+    {"a": np.zeros((1, 8, 8, 3), np.uint8), "b": np.zeros((1, 5, 8, 8), np.float32)},
+    [("a", np.float32, (None, 3, 8, 8)), ("b", np.float32, (None, 5, 8, 8))],
+)
 REFUSED = {
     "crop of vectors": ("crop", VECTORS, "augment crop needs an image input"),
     "randaugment of vectors": ("randaugment", VECTORS, "augment randaugment needs an image input"),
@@ -172,6 +176,13 @@ REFUSED = {
         "randaugment cannot move masks",
     ),
     "images of two sizes": ("flip", SIZES, "augment flip needs images of one size"),
+    "an image beside a map": ("flip", MAPS, "augment flip needs images of one size and 1 or 3 channels"),
+    "masks of another size": (
+        "crop",
+        pixels(y=np.zeros((6, 4, 4), int)),
+        r"cannot move labels of shape \(4, 4\)",
+    ),
+    "maps of targets": ("flip", pixels(y=np.zeros((6, 16, 16))), "cannot move labels"),
     "mixup of masks": ("mixup", pixels(y=np.zeros((6, 16, 16), int)), "augment mixup cannot mix masks"),
     "mixup of numbers": ("mixup", IDS, "augment mixup cannot mix the whole numbers of input 'ids'"),
     "mixup of sequences": ("mixup", pixels(y=np.zeros((6, 4), int)), "one class number per sample"),

@@ -63,13 +63,31 @@ def test_an_unreadable_image_is_named(tmp_path):
         data.load(tmp_path, INPUTS).batch([0])
 
 
-def test_a_truncated_image_is_named(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.png")
-    whole = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"a\.png: cannot be read"):
-        data.load(tmp_path, INPUTS).batch([0])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "ppm", "bmp"])
+def test_a_truncated_image_is_named(tmp_path, suffix):
+    noise, name = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8), f"b.{suffix}"
+    Image.fromarray(noise).save(tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    picture(tmp_path / "a.png")
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    loaded = data.load(tmp_path, INPUTS)
+    with pytest.raises(DataError, match=rf"b\.{suffix}: cannot be read") as caught:
+        loaded.batch([1])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_first_image_is_decoded_at_load(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    with pytest.raises(
+        DataError, match=r"a\.png: cannot be read as an image: it is of no known image format"
+    ):
+        data.load(tmp_path, INPUTS)
+
+
+def test_an_image_of_16_bits_is_refused(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="8 bits per channel"):
+        data.load(tmp_path, INPUTS)
 
 
 def test_a_folder_without_images_or_with_both_kinds_is_refused(tmp_path):
