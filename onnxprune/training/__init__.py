@@ -2,9 +2,11 @@
 
 Code map, in the data's way:
     settings.py      what is asked, told on the way, and given back
-    data.py          samples from .npz, arrays and folders (numpy); images.py: pixels as inputs
+    data.py          `--data` from wherever it lies, free of torch: arrays.py, folders.py, tables.py (Parquet),
+                     shards.py (tar), functions.py; images.py: decoding, preprocessing.py: pixels as inputs
+    samples.py       what all of these give: columns and labels that are read by row numbers
     budget.py        how gates are held to the ratio (numpy); gating.py: the gates' side of a run
-    batches.py       samples as tensors; processes.py: one process or many
+    batches.py       samples as tensors, by workers; augmentation.py; processes.py: one process or many
     tasks.py         losses and metrics; distillation.py; task_choice.py: which of them a run is for
     latents.py       the gates of a torch module
     student.py       the module that trains; shrinking.py: without its closed channels after the freeze
