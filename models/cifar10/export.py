@@ -1,6 +1,7 @@
-"""Turn a CIFAR-10 ResNet checkpoint into ONNX.
+"""Write a CIFAR-10 network as ONNX: a trained ResNet from its checkpoint, or an untrained network to train.
 
     python models/cifar10/export.py CHECKPOINT.th [-o resnet20.onnx] [--fold]
+    python models/cifar10/export.py vgg16 [--seed 0]                              # or densenet40, resnet56
 
 Reads the state dicts of the akamaster ResNet-20/32/44/56/110; the depth follows from the file. Needs torch,
 onnx, numpy and onnxruntime.
@@ -13,52 +14,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from networks import ResNet, fresh
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 OPSET = 18
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut without parameters (type A of He et al. 2015).
-
-    (n, c, h, w) -> (n, o, h/s, w/s)
-    """
-
-    def __init__(self, channels: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
-        self.bn1: nn.Module = nn.BatchNorm2d(out)
-        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
-        self.bn2: nn.Module = nn.BatchNorm2d(out)
-        self.stride, self.new_channels = stride, out - channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.stride != 1:
-            half = self.new_channels // 2
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, half))
-        return F.relu(y + x)
-
-
-class ResNet(nn.Module):
-    """ResNet-(6n + 2), n blocks each at 16, 32 and 64 channels: (n, 3, 32, 32) -> logits (n, 10)."""
-
-    def __init__(self, blocks: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1: nn.Module = nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(*(Block(16, 16, 1) for _ in range(blocks)))
-        self.layer2 = nn.Sequential(Block(16, 32, 2), *(Block(32, 32, 1) for _ in range(blocks - 1)))
-        self.layer3 = nn.Sequential(Block(32, 64, 2), *(Block(64, 64, 1) for _ in range(blocks - 1)))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.layer3(self.layer2(self.layer1(y)))
-        return self.linear(torch.flatten(self.pool(y), 1))
 
 
 def load(checkpoint: Path) -> ResNet:
@@ -83,7 +43,7 @@ def fold(model: ResNet) -> None:
         block.conv2, block.bn2 = fuse_conv_bn_eval(block.conv2, block.bn2), nn.Identity()
 
 
-def export(model: ResNet, path: Path) -> None:
+def export(model: nn.Module, path: Path) -> None:
     """Write the ONNX file: input `x` (batch, 3, 32, 32), output `logits` (batch, 10), no external data."""
     torch.onnx.export(
         model,
@@ -99,7 +59,7 @@ def export(model: ResNet, path: Path) -> None:
     onnx.checker.check_model(path, full_check=True)
 
 
-def difference(model: ResNet, path: Path) -> float:
+def difference(model: nn.Module, path: Path) -> float:
     """How far onnxruntime and torch are apart on random images, relative to the largest logit."""
     x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -109,19 +69,24 @@ def difference(model: ResNet, path: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Turn a CIFAR-10 ResNet checkpoint into ONNX.")
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("-o", "--output", type=Path, help="default: resnetNN.onnx in the current folder")
-    parser.add_argument("--fold", action="store_true", help="fold BatchNormalization into the convolutions")
+    parser = argparse.ArgumentParser(description="Write a CIFAR-10 network as ONNX.")
+    parser.add_argument("network", help="a ResNet's checkpoint, or vgg16, densenet40, resnetNN for an untrained one")
+    parser.add_argument("-o", "--output", type=Path, help="default: NETWORK.onnx in the current folder")
+    parser.add_argument("--fold", action="store_true", help="fold a ResNet's BatchNormalization away")
+    parser.add_argument("--seed", type=int, default=0, help="of an untrained network's weights")
     arguments = parser.parse_args()
 
-    model = load(arguments.checkpoint)
-    depth = 6 * len(model.layer1) + 2
+    name = arguments.network
+    if Path(name).is_file():
+        model: nn.Module = load(Path(name))
+        name = f"resnet{6 * len(model.layer1) + 2}"
+    else:
+        model = fresh(name, arguments.seed)
     if arguments.fold:
         fold(model)
-    output = arguments.output or Path(f"resnet{depth}{'_folded' if arguments.fold else ''}.onnx")
+    output = arguments.output or Path(f"{name}{'_folded' if arguments.fold else ''}.onnx")
     export(model, output)
-    print(f"{output}: ResNet-{depth}, {output.stat().st_size / 1e6:.2f} MB, ", end="")
+    print(f"{output}: {name}, {output.stat().st_size / 1e6:.2f} MB, ", end="")
     print(f"onnxruntime and torch differ by {difference(model, output):.1e} of the largest logit")
 
 

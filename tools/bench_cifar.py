@@ -1,0 +1,173 @@
+"""What CIFAR-10 networks lose at a budget of MACs, method beside method: `python tools/bench_cifar.py --data D --nets N`.
+
+    --data   train.npz, val.npz and test.npz, as models/cifar10/prepare_data.py writes them
+    --nets   resnet20.onnx, resnet56.onnx, vgg16.onnx, densenet40.onnx: trained ones, see models/cifar10/README.md
+    --runs   where results are kept: what is there is not run again, what was interrupted goes on
+    --row    NET:RATIO:METHOD[:EPOCHS[:SEED]], repeatable; METHOD is tgl, scp, taylor or l2 (the last two: one shot, then
+             fine-tuned). Without rows the table of what is there is printed.
+
+All rows train on the 45,000 images, from the trained network, with its labels and distillation from it, by the same
+recipe and for the same epochs. The accuracy is that of the slim file in onnxruntime, after `slim` has proven it equal to
+the gated one: on the test images, and on the 5,000 held-out ones (which a downloaded checkpoint has seen).
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+import onnxprune
+from onnxprune.session import open_session
+from onnxprune.training import Progress
+
+METHODS = {
+    "tgl": ("tgl", {}),
+    "scp": ("scp", {}),
+    "taylor": ("finetune", {"criterion": "taylor"}),
+    "l2": ("finetune", {"criterion": "l2"}),
+}
+MEAN = np.asarray([0.485, 0.456, 0.406], np.float32)
+STD = np.asarray([0.229, 0.224, 0.225], np.float32)
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    """One training run."""
+
+    net: str
+    ratio: float
+    method: str
+    epochs: int
+    seed: int
+
+    @staticmethod
+    def of(text: str, epochs: int) -> "Row":
+        net, ratio, method, *rest = text.split(":")
+        if method not in METHODS:
+            raise SystemExit(f"--row {text}: method {method} is none of {', '.join(METHODS)}")
+        return Row(net, float(ratio), method, int((rest or [epochs])[0]), int(rest[1]) if len(rest) > 1 else 0)
+
+    @property
+    def name(self) -> str:
+        return f"{self.net}-{self.ratio}-{self.method}-{self.epochs}-{self.seed}"
+
+
+def accuracy(model: Path, data: Path) -> float:
+    """Share of the images whose largest logit is their label's, in onnxruntime."""
+    with np.load(data) as arrays:
+        x, y = arrays["x"], arrays["y"]
+    session, right = open_session(model), 0
+    for start in range(0, len(x), 250):
+        part = slice(start, start + 250)
+        images = ((x[part].astype(np.float32) / 255 - MEAN) / STD).transpose(0, 3, 1, 2)
+        right += int((session.run(None, {"x": np.ascontiguousarray(images)})[0].argmax(1) == y[part]).sum())
+    return right / len(x)
+
+
+def run(row: Row, arguments: argparse.Namespace) -> None:
+    """Train, slim, measure; the result goes to RUNS/NAME.json."""
+    method, options = METHODS[row.method]
+    folder, began = arguments.runs / row.name, time.monotonic()
+    gated, slim = folder / "gated.onnx", folder / "slim.onnx"
+    resume = (folder / "run" / "config.json").exists()
+    trained = onnxprune.train(
+        arguments.nets / f"{row.net}.onnx", arguments.data / "train.npz", gated,
+        validation=arguments.data / "val.npz", progress=_progress(row), resume=resume,
+        ratio=row.ratio, by="macs", multiple_of=1, method=method, method_options=options, epochs=row.epochs,
+        seed=row.seed, augment="crop,flip", precision=arguments.precision, lr=arguments.lr, ema=arguments.ema,
+        run_dir=str(folder / "run"), report_every=50,
+    )  # fmt: skip
+    proven = onnxprune.slim(gated, slim)
+    dense = arguments.nets / f"{row.net}.onnx"
+    result = {
+        **asdict(row),
+        "dense": accuracy(dense, arguments.data / "test.npz"),
+        "test": accuracy(slim, arguments.data / "test.npz"),
+        "val": accuracy(slim, arguments.data / "val.npz"),
+        "macs": proven.kept["macs"],
+        "params": proven.kept["params"],
+        "max_rel_error": proven.verified.max_rel_error,
+        "seconds": trained.seconds,
+        "wall": time.monotonic() - began,
+        "settings": {name: getattr(arguments, name) for name in ("precision", "lr", "ema")},
+        "machine": machine(),
+    }
+    (arguments.runs / f"{row.name}.json").write_text(json.dumps(result, indent=1))
+
+
+def _progress(row: Row) -> onnxprune.training.settings.Report:
+    def tell(p: Progress) -> None:
+        metrics = " ".join(f"{name} {value:.4f}" for name, value in list(p.metrics.items())[:2])
+        print(
+            f"{row.name} epoch {p.epoch} step {p.step}/{p.steps} loss {p.loss:.3f} kept {p.reached:.4f} {metrics} "
+            f"{p.eta:.0f} s to go", file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+    return tell
+
+
+def machine() -> str:
+    """What it ran on."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    lines = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout.splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if "Model name" in line), platform.machine())
+    return f"{torch.get_num_threads()} cores {model}"
+
+
+def table(runs: Path) -> str:
+    """A line per network, ratio, method and number of epochs; means over the seeds."""
+    results = sorted(
+        (json.loads(path.read_text()) for path in runs.glob("*.json")),
+        key=lambda r: (r["net"], -r["ratio"], r["epochs"], r["method"], r["seed"]),
+    )
+    lines = [
+        "| network | MACs asked | kept | params kept | method | epochs | seeds | dense | pruned | difference | held out | minutes |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (net, ratio, epochs, method), group in groupby(
+        results, key=lambda r: (r["net"], r["ratio"], r["epochs"], r["method"])
+    ):
+        each = list(group)
+        mean = {key: statistics.mean(r[key] for r in each) for key in
+                ("macs", "params", "dense", "test", "val", "seconds")}  # fmt: skip
+        lines.append(
+            f"| {net} | {ratio:g} | {mean['macs']:.3f} | {mean['params']:.3f} | {method} | {epochs} | {len(each)} | "
+            f"{mean['dense']:.1%} | {mean['test']:.1%} | {(mean['test'] - mean['dense']) * 100:+.1f} | "
+            f"{mean['val']:.1%} | {mean['seconds'] / 60:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--nets", type=Path)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--row", action="append", default=[])
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--lr", type=float, default=0.03)
+    parser.add_argument("--ema", type=float, default=0.0)
+    arguments = parser.parse_args()
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    for text in arguments.row:
+        row = Row.of(text, arguments.epochs)
+        if not (arguments.runs / f"{row.name}.json").exists():
+            (arguments.runs / row.name).mkdir(exist_ok=True)
+            run(row, arguments)
+    print(table(arguments.runs))
+
+
+if __name__ == "__main__":
+    main()
