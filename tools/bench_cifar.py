@@ -1,14 +1,16 @@
-"""What CIFAR-10 networks lose at a budget of MACs, method beside method: `python tools/bench_cifar.py --data D --nets N`.
+"""What CIFAR-10 networks lose at a budget of MACs, method beside method.
+
+    python tools/bench_cifar.py --data D --nets N --runs R --row resnet56:0.5:tgl --row resnet56:0.5:taylor --epochs 12
 
     --data   train.npz, val.npz and test.npz, as models/cifar10/prepare_data.py writes them
     --nets   resnet20.onnx, resnet56.onnx, vgg16.onnx, densenet40.onnx: trained ones, see models/cifar10/README.md
     --runs   where results are kept: what is there is not run again, what was interrupted goes on
-    --row    NET:RATIO:METHOD[:EPOCHS[:SEED]], repeatable; METHOD is tgl, scp, taylor or l2 (the last two: one shot, then
-             fine-tuned). Without rows the table of what is there is printed.
+    --row    NET:RATIO:METHOD[:EPOCHS[:SEED]], repeatable; METHOD is tgl, scp, taylor or l2 (the last two: one shot,
+             then fine-tuned). Without rows the table of what is there is printed.
 
 All rows train on the 45,000 images, from the trained network, with its labels and distillation from it, by the same
-recipe and for the same epochs. The accuracy is that of the slim file in onnxruntime, after `slim` has proven it equal to
-the gated one: on the test images, and on the 5,000 held-out ones (which a downloaded checkpoint has seen).
+recipe and for the same epochs. The accuracy is that of the slim file in onnxruntime, after `slim` has proven it equal
+to the gated one: on the test images, and on the 5,000 held-out ones (which a downloaded checkpoint has seen).
 """
 
 import argparse
@@ -132,7 +134,8 @@ def table(runs: Path) -> str:
         key=lambda r: (r["net"], -r["ratio"], r["epochs"], r["method"], r["seed"]),
     )
     lines = [
-        "| network | MACs asked | kept | params kept | method | epochs | seeds | dense | pruned | difference | held out | minutes |",
+        "| network | MACs asked | kept | params kept | method | epochs | seeds | dense | pruned | difference "
+        "| held out | minutes |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (net, ratio, epochs, method), group in groupby(

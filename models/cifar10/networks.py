@@ -84,7 +84,10 @@ class Grown(nn.Module):
 
 
 class DenseNet40(nn.Module):
-    """DenseNet-40 with growth 12, neither bottlenecks nor compression (Huang et al. 2017): (n, 3, 32, 32) -> (n, 10)."""
+    """DenseNet-40 with growth 12, neither bottlenecks nor compression (Huang et al. 2017).
+
+    (n, 3, 32, 32) -> logits (n, 10).
+    """
 
     def __init__(self, layers: int = 12, growth: int = 12) -> None:
         super().__init__()
