@@ -11,26 +11,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from onnxprune.errors import DataError, OnnxpruneError
-from onnxprune.training.augmentation import Augmentation, seed_of
+from onnxprune.errors import DataError, OnnxpruneError, TrainingError
+from onnxprune.training.augmentation import MIXUP, Augmentation, seed_of
+from onnxprune.training.labels import Collate, collated, mapped, on_device
 from onnxprune.training.preprocessing import Pixels
 from onnxprune.training.samples import Data
 
 Draw: TypeAlias = tuple[int, NDArray[np.intp]]
 """A step and its samples."""
-Loaded: TypeAlias = tuple[Draw, tuple[Tensor, ...], Tensor | None]
-"""A step's samples as they are stored, and their labels, in main memory."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The model's inputs in order and the labels of the same samples."""
+    """The model's inputs in order and the labels of the same samples: a tensor, None, or what a task collates."""
 
     inputs: tuple[Tensor, ...]
-    labels: Tensor | None
+    labels: Any
 
     def __len__(self) -> int:
         return len(self.inputs[0])
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A step's samples as they are stored, and their labels, in main memory."""
+
+    draw: Draw
+    inputs: tuple[Tensor, ...]
+    labels: Any
+
+    def pin_memory(self) -> "Loaded":
+        """What DataLoader calls; left to itself it would make lists of a task's tuples."""
+        labels = None if self.labels is None else mapped(Tensor.pin_memory, self.labels)
+        return Loaded(self.draw, tuple(map(Tensor.pin_memory, self.inputs)), labels)
 
 
 @dataclass(frozen=True)
@@ -38,17 +51,18 @@ class Batches:
     """`data` as batches on `device`; 4-D inputs in channels-last memory where that is asked for.
 
     `workers` processes read and augment samples ahead of the training; with 0 it is done in between. What comes out
-    does not depend on their number.
+    does not depend on their number. `collate` makes the labels of each batch, where a task has its own.
     """
 
     data: Data
     device: torch.device
     channels_last: bool = False
     workers: int = 0
+    collate: Collate | None = None
 
     def take(self, which: NDArray[np.intp]) -> Batch:
         """These samples."""
-        return self._batch(_Samples(self.data).load((0, which)))
+        return self._batch(_Samples(self.data, collate=self.collate).load((0, which)))
 
     def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """All samples (or the first `limit`) once, `size` at a time."""
@@ -66,8 +80,10 @@ class Batches:
         """A batch for each step and its samples, each sample augmented as `seed`, the step and its row number say."""
         if isinstance(augmentation, tuple):
             seed, augmentation = augmentation[0], Augmentation.of("crop,flip")
+        if self.collate is not None and augmentation is not None and MIXUP in augmentation.names:
+            raise TrainingError("augment mixup cannot mix labels that a task collates: leave it out")
         loader = DataLoader(
-            _Samples(self.data, augmentation, seed),
+            _Samples(self.data, augmentation, seed, self.collate),
             batch_size=None,
             sampler=draws,
             collate_fn=_as_it_is,
@@ -79,7 +95,7 @@ class Batches:
         for loaded in _alive(loader):
             if isinstance(loaded, OnnxpruneError):
                 raise loaded
-            batch, (step, rows) = self._batch(loaded), loaded[0]
+            batch, (step, rows) = self._batch(loaded), loaded.draw
             if augmentation is not None:
                 batch = Batch(
                     *augmentation.mixed(batch.inputs, batch.labels, seed_of(seed, step, int(rows[0])))
@@ -87,14 +103,13 @@ class Batches:
             yield batch
 
     def _batch(self, loaded: Loaded) -> Batch:
-        _, stored, labels = loaded
         inputs = []
-        for column, value in zip(self.data.columns, stored, strict=True):
+        for column, value in zip(self.data.columns, loaded.inputs, strict=True):
             moved = value.to(self.device, non_blocking=True)
             inputs.append(
                 self._laid_out(moved if column.pixels is None else _normalised(moved, column.pixels))
             )
-        return Batch(tuple(inputs), None if labels is None else labels.to(self.device, non_blocking=True))
+        return Batch(tuple(inputs), None if loaded.labels is None else on_device(loaded.labels, self.device))
 
     def _laid_out(self, value: Tensor) -> Tensor:
         if value.dim() == 4 and self.channels_last:
@@ -124,15 +139,18 @@ class _Samples(Dataset[Loaded | OnnxpruneError]):
     data: Data
     augmentation: Augmentation | None = None
     seed: int = 0
+    collate: Collate | None = None
 
     def load(self, draw: Draw) -> Loaded:
         step, rows = draw
         stored, labels = self.data.stored(rows), self.data.labels_of(rows)
         if self.augmentation is None:
-            tensors = tuple(torch.from_numpy(np.ascontiguousarray(values)) for values in stored)
-            return draw, tensors, None if labels is None else torch.from_numpy(labels)
-        seeds = [seed_of(self.seed, step, row) for row in rows.tolist()]
-        return (draw, *self.augmentation.samples(stored, labels, self.data, seeds))
+            inputs = tuple(torch.from_numpy(np.ascontiguousarray(values)) for values in stored)
+            target = None if labels is None else torch.from_numpy(labels)
+        else:
+            seeds = [seed_of(self.seed, step, row) for row in rows.tolist()]
+            inputs, target = self.augmentation.samples(stored, labels, self.data, seeds)
+        return Loaded(draw, inputs, collated(self.collate, inputs, target))
 
     def __getitem__(self, draw: Draw) -> Loaded | OnnxpruneError:
         """An error is handed over as a value: raised in a worker, it would come out as a page of its traceback."""

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, TrainingError
 from onnxprune.training.arrays import from_arrays
 from onnxprune.training.augmentation import Augmentation
-from onnxprune.training.batches import Batches, drawn
+from onnxprune.training.batches import Batches, Loaded, drawn
 from onnxprune.training.samples import Column, Data
 
 RNG = np.random.default_rng(0)
@@ -100,6 +100,43 @@ def test_the_global_randomness_is_left_alone(workers):
     torch.manual_seed(1)
     run(images_and_labels(), workers, range(2))
     torch.testing.assert_close(torch.rand(3), wanted, rtol=0, atol=0)
+
+
+def names_and_sums(samples):
+    """What a task's collate may make: anything nested, of the inputs and labels as the data holds them."""
+    sums = torch.stack([inputs[0].sum() for inputs, _ in samples])
+    return {"sums": sums, "pair": (torch.stack([label for _, label in samples]), [torch.ones(1)])}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_task_collates_the_labels_of_each_batch(workers):
+    data = images_and_labels()
+    batches = Batches(data, CPU, workers=workers, collate=names_and_sums)
+    for batch in (*batches.in_order(25, limit=25), batches.take(np.arange(25))):
+        assert batch.labels["pair"][0].tolist() == data.labels[:25].tolist()
+        assert batch.labels["sums"].tolist() == data.stored(range(25))[0].sum((1, 2, 3)).tolist()
+
+
+def test_without_labels_a_task_collates_none():
+    data = from_arrays({"x": np.zeros((2, 1))}, [("x", np.float32, (None, 1))])
+    seen = []
+    Batches(data, CPU, collate=lambda samples: seen.extend(samples) or torch.ones(1)).take(np.arange(2))
+    assert [label for _, label in seen] == [None, None]
+
+
+def test_mixup_of_what_a_task_collates_is_refused():
+    batches = Batches(images_and_labels(), CPU, collate=names_and_sums)
+    with pytest.raises(TrainingError, match="mixup cannot mix labels that a task collates"):
+        next(batches.drawn(drawn(40, 8, 3, range(1)), AUGMENTATION))
+
+
+def test_pinned_labels_keep_the_form_a_task_gave_them(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    loaded = Loaded((0, np.arange(1)), (torch.zeros(1),), {"pair": (torch.zeros(1), [torch.ones(1)])})
+    pinned = loaded.pin_memory()
+    assert pinned.labels == {"pair": (torch.ones(1), [2 * torch.ones(1)])}
+    assert pinned.inputs == (torch.ones(1),)
+    assert Loaded((0, np.arange(1)), (), None).pin_memory().labels is None
 
 
 class Failing:
