@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from strategies import random_inputs, random_model
 from text_nets import net
 
 from onnxprune import gates, groups, model, rewrite, to_torch
@@ -101,6 +102,31 @@ def test_masked_values_are_those_of_the_cut_model(kind):
     _, whole = values_of(proto, features.names, x)
     torch.testing.assert_close(features.loss(masked, whole), features.loss(slim, whole), rtol=1e-4, atol=1e-6)
     assert features.loss(whole, whole) == 0 < features.loss(slim, whole)
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(8), *(pytest.param(s, marks=pytest.mark.slow) for s in range(8, 60))]
+)
+def test_masked_values_of_any_graph_have_the_sums_of_squares_of_the_cut_models(seed):
+    proto = random_model(seed)
+    with_gates, cut, latents = gated(proto, seed=seed)
+    if not latents:
+        pytest.skip("nothing of this graph can be pruned")
+    features = features_of(["*"], with_gates, proto, latents)
+    x = tuple(map(torch.from_numpy, random_inputs(proto, seed).values()))
+    with torch.no_grad():
+        _, values = outputs_and_values(to_torch.load(with_gates, also=features.names), Batch(x, None))
+        _, slim = outputs_and_values(to_torch.load(cut, also=features.names), Batch(x, None))
+    masked = features.masked(values, torch.from_numpy(np.concatenate([*latents.values()])))
+    for feature, ours, theirs in zip(features.features, masked, slim, strict=True):
+        one, other = (v.square().sum(feature.channels) for v in (ours, theirs))
+        torch.testing.assert_close(
+            one,
+            other,
+            rtol=1e-3,
+            atol=1e-4 * float(other.max()) + 1e-12,
+            msg=lambda text, name=feature.name: f"{name}: {text}",
+        )
 
 
 def test_closed_channels_count_for_nothing_whatever_they_hold():
