@@ -75,11 +75,9 @@ class Batches:
         return self.drawn((0, order[i : i + size]) for i in range(0, len(order), size))
 
     def drawn(
-        self, draws: Iterable[Draw], augmentation: Augmentation | tuple[int, ...] | None = None, seed: int = 0
+        self, draws: Iterable[Draw], augmentation: Augmentation | None = None, seed: int = 0
     ) -> Generator[Batch]:
         """A batch for each step and its samples, each sample augmented as `seed`, the step and its row number say."""
-        if isinstance(augmentation, tuple):
-            seed, augmentation = augmentation[0], Augmentation.of("crop,flip")
         if self.collate is not None and augmentation is not None and MIXUP in augmentation.names:
             raise TrainingError("augment mixup cannot mix labels that a task collates: leave it out")
         loader = DataLoader(
@@ -115,11 +113,6 @@ class Batches:
         if value.dim() == 4 and self.channels_last:
             return value.contiguous(memory_format=torch.channels_last)
         return value.contiguous()
-
-
-def check_augmentable(data: Data) -> None:
-    """Raises TrainingError where no input is an image."""
-    Augmentation(("crop", "flip")).check(data)
 
 
 def drawn(samples: int, size: int, seed: int, steps: range) -> Iterator[Draw]:

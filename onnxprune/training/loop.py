@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Generator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,25 +16,30 @@ from onnxprune import gates, to_torch
 from onnxprune import model as files
 from onnxprune.errors import TrainingError
 from onnxprune.groups import Groups, find
-from onnxprune.training.batches import Batch, Batches, check_augmentable, drawn
+from onnxprune.training.augmentation import Augmentation
+from onnxprune.training.batches import Batch, Batches, drawn
 from onnxprune.training.budget import Budget, Costs
 from onnxprune.training.clock import Clock
 from onnxprune.training.data import Data
 from onnxprune.training.evaluate import evaluate, outputs_of, remeasure
+from onnxprune.training.features import Features
 from onnxprune.training.gating import Gating, method_of
 from onnxprune.training.interrupts import Interrupts
 from onnxprune.training.latents import Parameters
+from onnxprune.training.own_task import own_task
 from onnxprune.training.processes import accelerator_for, average, synchronise
 from onnxprune.training.reporting import Reporter
 from onnxprune.training.run_folder import RunFolder
 from onnxprune.training.settings import Outcome, Report, Settings
 from onnxprune.training.stepping import Stepper
 from onnxprune.training.student import Student
-from onnxprune.training.task_choice import task_for
+from onnxprune.training.task_choice import classes_of, task_for
 
 log = logging.getLogger(__name__)
 
 RANKING_BATCH = 32
+WORKERS = {False: 0, True: 4}
+"""On a CPU they would only take turns with the training; a GPU would wait for samples without."""
 
 
 def run(
@@ -88,23 +94,30 @@ class Training:
             multiple_of=settings.multiple_of,
         )  # fmt: skip
         sizes, method = dict(zip(costs.names, costs.sizes, strict=True)), method_of(settings)
-        self.student = Student(gated, settings, method, self._laid_out, sizes)
-        self.teacher = self._laid_out(to_torch.load(teacher or gated)).eval().requires_grad_(False)
+        groups = cache(lambda: _groups(gated))
+        features = Features.of(settings.features, groups, [gated, teacher or gated], sizes)
+        self.student = Student(gated, settings, method, self._laid_out, sizes, features)
+        original = to_torch.load(teacher or gated, also=features.names)
+        self.teacher = self._laid_out(original).eval().requires_grad_(False)
         if teacher is None:
             Parameters.of(self.teacher, sizes).write(np.ones(budget.gates, np.float32))
-        if settings.augment != "none":
-            check_augmentable(data)
         mine = np.arange(self.accelerator.process_index, len(validation), processes)
-        self.data = Batches(data, device, settings.channels_last)
-        self.held_out = Batches(validation.take(mine), device, settings.channels_last)
+        own = own_task(settings.task)
+        collate = own.collate if own else None
+        workers = settings.workers if settings.workers is not None else WORKERS[device.type == "cuda"]
+        self.data = Batches(data, device, settings.channels_last, workers, collate)
+        self.held_out = Batches(validation.take(mine), device, settings.channels_last, workers, collate)
         self.samples = settings.batch_size * processes * settings.accumulate  # of a step
         self.per_epoch = max(1, len(data) // self.samples)
         self.steps = self.per_epoch * settings.epochs
         self.gating = Gating(method, budget, settings, self.steps)
         state = self.student.module.state_dict(keep_vars=True)
-        self.gating.attach(self.student.latents, lambda: _groups(gated), state)
+        self.gating.attach(self.student.latents, groups, state)
         self.student.put_masks()
-        self.task = task_for(settings, self.teacher, self.data)
+        self.task = task_for(settings, self.teacher, self.data, own)
+        self.augmentation = Augmentation.of(settings.augment, classes_of(self.task))
+        if self.augmentation is not None:
+            self.augmentation.check(data)
         self.stepper = Stepper(self.accelerator, self.student, self.teacher, self.task, settings, self.steps)
         watched = progress if self.accelerator.is_main_process else None
         self.reporter = Reporter(settings.epochs, self.steps, watched)
@@ -115,6 +128,7 @@ class Training:
         settings, began = self.settings, time.monotonic()
         if settings.run_dir is not None and self.accelerator.is_main_process:
             self.reporter.folder = folder or RunFolder.create(settings.run_dir, settings, context)
+            self.reporter.folder.rewind(0)
         self.reporter.before = self._metrics(self.teacher)
         if not all(map(math.isfinite, self.reporter.before.values())):
             raise TrainingError(
@@ -281,9 +295,8 @@ class Training:
             for step, rows in drawn(len(self.data.data), self.samples, seed, range(self.step, self.steps))
             for part in range(parts)
         )
-        made = self.data.drawn(draws, (seed, index) if self.settings.augment != "none" else None)
         waiting: list[Batch] = []
-        for batch in made:
+        for batch in self.data.drawn(draws, self.augmentation, seed):
             waiting.append(batch)
             if len(waiting) == parts:
                 yield waiting

@@ -111,6 +111,8 @@ class Settings:
                 )
         if self.multiple_of != "auto" and (isinstance(self.multiple_of, str) or self.multiple_of < 1):
             raise TrainingError(f"multiple_of is {self.multiple_of!r}: give 'auto' or a number from 1 on")
+        if self.workers is not None and self.workers < 0:
+            raise TrainingError(f"workers is {self.workers}: give 0 or more")
         if self.distill is not None and not 0 <= self.distill <= 1:
             raise TrainingError(f"distill is {self.distill}: give a weight from 0 to 1")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from onnxprune.errors import TrainingError
 from onnxprune.training.batches import Batch
-from onnxprune.training.evaluate import outputs_of
+from onnxprune.training.evaluate import outputs_and_values
 from onnxprune.training.processes import average
 from onnxprune.training.schedule import factor
 from onnxprune.training.settings import Settings
@@ -77,13 +77,16 @@ class Stepper:
             )
 
     def _backward(self, batch: Batch, more: Callable[[], Tensor | None], parts: int, step: int) -> Tensor:
+        features = self.student.features
         with torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            wanted = None
-            if self.task.taught:
+            wanted, shown = None, tuple[Tensor, ...]()
+            if self.task.taught or features.names:
                 with torch.no_grad():
-                    wanted = outputs_of(self.teacher, batch)
-            outputs = self.student.run(batch)
+                    wanted, shown = outputs_and_values(self.teacher, batch)
+            outputs, values = self.student.run_with_values(batch)
         loss = self.task.loss(outputs, batch, wanted)
+        if features.names:
+            loss = loss + self.settings.feature_weight * features.loss(values, shown)
         added = more()
         loss = (loss if added is None else loss + added) / parts
         if loss.device.type == "cpu":  # on a GPU when it is reported, so that no step waits for it

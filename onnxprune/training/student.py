@@ -13,7 +13,8 @@ from onnxprune.errors import TrainingError
 from onnxprune.methods.method import Method
 from onnxprune.training.average import Average
 from onnxprune.training.batches import Batch
-from onnxprune.training.evaluate import outputs_of
+from onnxprune.training.evaluate import outputs_and_values, outputs_of
+from onnxprune.training.features import Features
 from onnxprune.training.latents import Parameters
 from onnxprune.training.masks import as_it_is, put
 from onnxprune.training.optimizer import memory_of, optimizer_of, remember
@@ -36,10 +37,12 @@ class Student:
         method: Method,
         layout: Layout,
         sizes: Mapping[str, int],
+        features: Features,
     ) -> None:
+        self.features = features
         self.gated, self.settings, self.layout, self.sizes = gated, settings, layout, sizes
         self.method = method
-        self.module = layout(to_torch.load(gated, gate_value=as_it_is))
+        self.module = layout(to_torch.load(gated, gate_value=as_it_is, also=features.names))
         self.latents = Parameters.of(self.module, sizes)
         self.optimizer = optimizer_of(self.module, self.latents, settings)
         self.shrunk: Shrunk | None = None
@@ -52,7 +55,14 @@ class Student:
 
     def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """The training module's floating-point outputs; compiled where that was asked for."""
-        return outputs_of(self.forward, batch)
+        return self.run_with_values(batch)[0]
+
+    def run_with_values(self, batch: Batch) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The same, and the values of `features` as they are without closed channels."""
+        outputs, values = outputs_and_values(self.forward, batch)
+        if values and self.shrunk is None:
+            values = self.features.masked(values, torch.cat(self.latents.tensors).detach())
+        return outputs, values
 
     @property
     def forward(self) -> nn.Module:
@@ -83,7 +93,10 @@ class Student:
         shrunk = shrink(to_torch.write_back(self.module, self.gated), self.module)
         if shrunk is None:
             return
-        small, training = self.layout(to_torch.load(shrunk.model)), self.module.training
+        small, training = (
+            self.layout(to_torch.load(shrunk.model, also=self.features.names)),
+            self.module.training,
+        )
         shrunk.carry(self.module.state_dict(), small.state_dict())
         with torch.no_grad():
             same = alike(outputs_of(self.module.eval(), batch), outputs_of(small, batch))

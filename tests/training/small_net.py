@@ -62,3 +62,16 @@ def gated_cnn(classes: int = 3, softmax: bool = False) -> onnx.ModelProto:
     )
     opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("onnxprune", 1)]
     return onnx.helper.make_model(graph, opset_imports=opsets, functions=[gate_function()], ir_version=8)
+
+
+def small_model() -> onnx.ModelProto:
+    """The same net without gates, all of whose channels can be pruned."""
+    gated = gated_cnn()
+    nodes = [node for node in gated.graph.node if node.op_type != "Gate" and "gate/a" not in node.input]
+    nodes = [node for node in nodes if "all" not in node.input]
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            node.input[place] = {"g1": "r1", "g2": "f"}.get(name, name)
+    weights = [w for w in gated.graph.initializer if not w.name.startswith("gate/") and w.name != "laid_out"]
+    graph = onnx.helper.make_graph(nodes, "toy", gated.graph.input, gated.graph.output, weights)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)

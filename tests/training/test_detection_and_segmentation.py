@@ -13,6 +13,7 @@ from squares import detector, segmenter, squares
 import onnxprune
 from onnxprune.errors import TrainingError
 from onnxprune.training import Settings
+from onnxprune.training.features import Features
 
 GUIDE = Path(__file__).parents[2] / "docs" / "tasks.md"
 FAST = Settings(
@@ -33,7 +34,6 @@ def written(tmp_path, monkeypatch):
     sys.modules.pop("detector", None)
 
 
-@pytest.mark.xfail(raises=TrainingError, strict=True, reason="batches do not ask the task to collate yet")
 def test_a_detector_learns_its_boxes_at_half_the_macs(written):
     images, boxes, _ = squares(400)
     trained = onnxprune.train(detector(), {"x": images, "y": boxes}, settings=FAST, epochs=14, task=written)
@@ -66,3 +66,27 @@ def test_a_segmentation_net_learns_its_masks_at_half_the_macs_and_its_metric_is_
     assert trained.after["pixel_accuracy"] == pytest.approx(
         (predicted == held_masks)[counts].mean(), abs=2e-3
     )
+
+
+@pytest.mark.parametrize("shrink", [False, True])
+def test_values_inside_are_shared_before_and_after_the_closed_channels_go(shrink, monkeypatch):
+    images, _, masks = squares(120)
+    widths, plain = set(), Features.loss
+
+    def noted(self, values, wanted):
+        widths.add(tuple(value.shape[1] for value in values))
+        assert all(v.shape[2:] == w.shape[2:] for v, w in zip(values, wanted, strict=True))
+        return plain(self, values, wanted)
+
+    monkeypatch.setattr(Features, "loss", noted)
+    onnxprune.train(
+        segmenter(), {"x": images, "y": masks}, settings=FAST, epochs=3, features=("rb", "j"), shrink=shrink
+    )
+    assert (16, 40) in widths
+    assert len(widths) == 1 + shrink
+
+
+def test_a_feature_that_the_model_does_not_have_is_refused():
+    images, _, masks = squares(40)
+    with pytest.raises(TrainingError, match="features 'layer1' fit no value of the model: it has a, ra, b"):
+        onnxprune.train(segmenter(), {"x": images, "y": masks}, settings=FAST, features=("layer1",))
