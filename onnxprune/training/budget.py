@@ -185,14 +185,24 @@ class Budget:
     def repair(self, w: Latent) -> Latent:
         """Close the lowest w until C <= target, then reopen the highest that still fits.
 
-        One coarse gate can take C far below the target; the finer gates reopened after it bring C back up.
+        One coarse gate can take C far below the target; the finer gates reopened after it bring C back up, and where
+        all are coarse, one of a group is given for others.
         With `multiple_of` the numbers of open gates are rounded to what the provider likes.
         """
         if self.multiple_of != 1:
             return self._rounded(w)
-        w = self.project(w, self.target)
-        opened, group = self.opened(w), self._group()
-        full = np.zeros(len(opened), bool)
+        w = self._reopened(self.project(w, self.target))
+        while self.target - self.fraction(w) > CLOSE / 2:
+            closer = max((self._exchanged(w, g) for g in range(len(self.floor))), key=self.fraction)
+            if self.fraction(closer) <= self.fraction(w) + ROUNDING:
+                break
+            w = closer
+        return w
+
+    def _reopened(self, w: Latent, but: int | None = None) -> Latent:
+        """The highest closed gates reopened, as many as fit, those of group `but` left closed."""
+        w, opened, group = w.copy(), self.opened(w), self._group()
+        full = np.arange(len(opened)) == but
         shut = np.flatnonzero(w <= 0)
         for gate in shut[np.argsort(-w[shut], kind="stable")]:
             g = group[gate]
@@ -205,6 +215,15 @@ class Budget:
                 opened[g] -= 1
                 full[g] = True
         return w
+
+    def _exchanged(self, w: Latent, g: int) -> Latent:
+        """The lowest open gate of group g closed, where its floor allows that, for others that cost less."""
+        own = np.flatnonzero((self._group() == g) & (w > 0))
+        if len(own) <= self.floor[g]:
+            return w
+        w = w.copy()
+        w[own[np.argmin(w[own])]] = 0
+        return self._reopened(w, but=g)
 
     def _rounded(self, w: Latent) -> Latent:
         """The highest w of each group, in an allowed number, so that C is as little below the target as it can."""

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Generator, Mapping
+from contextlib import closing
 from functools import cache
 from typing import Any
 
@@ -63,12 +64,13 @@ def run(
             gated, costs, data, settings, validation=validation, teacher=teacher, progress=progress
         )
         folder = RunFolder.open(settings.run_dir or ".") if resume else None
-        if folder is not None and folder.begun:
-            training.take_up(folder)
-        else:
-            training.begin(context, folder)
-        with Interrupts() as interrupts:
-            training.go_on(interrupts)
+        with closing(training.reporter):
+            if folder is not None and folder.begun:
+                training.take_up(folder)
+            else:
+                training.begin(context, folder)
+            with Interrupts() as interrupts:
+                training.go_on(interrupts)
         return training.outcome()
 
 

@@ -39,6 +39,11 @@ class Reporter:
                 )
             )
 
+    def close(self) -> None:
+        """The last has been told."""
+        if self.folder is not None:
+            self.folder.close()
+
     @property
     def metrics(self) -> Mapping[str, float]:
         """The last that were measured."""

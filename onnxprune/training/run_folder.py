@@ -87,7 +87,11 @@ class RunFolder:
             file.write(json.dumps(entry) + "\n")
         for name, value in _scalars(entry):
             self.events.add_scalar(name, value, entry["step"])
-        self.events.flush()
+
+    def close(self) -> None:
+        """Nothing more will be reported."""
+        if "events" in self.__dict__:
+            self.events.close()
 
     def rewind(self, step: int) -> None:
         """Drop the reports of steps after `step`: they will be made again."""
@@ -107,7 +111,7 @@ class RunFolder:
         return self._events()
 
     def _events(self, purge_step: int | None = None) -> SummaryWriter:
-        return SummaryWriter(str(self.path / EVENTS), purge_step=purge_step)
+        return SummaryWriter(str(self.path / EVENTS), purge_step=purge_step, flush_secs=10)
 
     def _replace(self, name: str, content: bytes) -> None:
         new = self.path / (name + ".new")

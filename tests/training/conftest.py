@@ -1,44 +1,27 @@
 """What the tests of training share: a small gated net, its costs, and data it can learn."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
 import torch
+from chain import ChainCosts
 from small_net import SIZES, gated_cnn
 
 from onnxprune.training import Data, Settings, train
 from onnxprune.training.data import from_arrays
 
 
-@dataclass(frozen=True)
-class ChainCosts:
-    """A chain of 3x3 convolutions: `sizes[i]` channels between them, `areas[i]` positions of layer i."""
-
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    areas: tuple[int, ...]
-    ends: tuple[int, int] = (3, 10)
-
-    def count(self, by: str, opened: Sequence[Any]) -> Any:
-        if by == "channels":
-            return sum(opened)
-        widths = [self.ends[0], *opened, self.ends[1]]
-        per_weight = self.areas if by == "macs" else (1,) * len(self.areas)
-        return sum(9 * n * i * o for n, i, o in zip(per_weight, widths[:-1], widths[1:], strict=True))
-
-    def unit_costs(self, by: str, opened: Any) -> Any:
-        opened = list(opened)
-        fewer = [[n - (i == g) for i, n in enumerate(opened)] for g in range(len(opened))]
-        return np.asarray([self.count(by, opened) - self.count(by, less) for less in fewer], float)
-
-
 @pytest.fixture
 def chain() -> ChainCosts:
     return ChainCosts(("a", "b", "c"), (16, 64, 32), (1024, 256, 64, 1))
+
+
+@pytest.fixture
+def wide() -> ChainCosts:
+    """Like VGG: many positions where there are few weights, and the other way round."""
+    sizes = (64, 64, 128, 128, 256, 256, 512, 512)
+    areas = (1024, 1024, 256, 256, 64, 64, 16, 16, 1)
+    return ChainCosts(tuple("abcdefgh"), sizes, areas)
 
 
 @pytest.fixture(scope="session", autouse=True)

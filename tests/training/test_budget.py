@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from chain import ChainCosts
 
 from onnxprune.errors import TrainingError
 from onnxprune.training.budget import BARELY, Budget, floors, ramp
@@ -92,6 +93,15 @@ def test_repair_makes_up_for_a_coarse_gate_with_finer_ones(chain):
     w[16:80] = 0.3
     w[:16] = 0.02
     assert budget.fraction(budget.project(w, 0.5)) < budget.fraction(budget.repair(w)) <= 0.5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_small_net_comes_within_a_hundredth_by_exchanges(seed):
+    coarse = ChainCosts(("a", "b", "c"), (12, 20, 8), (64, 64, 16, 1), (3, 10))
+    for target in (0.3, 0.4, 0.55):
+        budget = Budget.of(coarse, {"macs": target})
+        reached = budget.fraction(budget.repair(start(budget, seed)))
+        assert target - 0.01 <= reached <= target
 
 
 def test_unit_costs_are_relative_to_their_mean(chain):

@@ -3,18 +3,25 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from small_net import small_model
 
-from onnxprune import to_torch
+import onnxprune
+from onnxprune import gates, to_torch
+from onnxprune import model as files
+from onnxprune.cost import CostModel
 from onnxprune.errors import OutputError, TrainingError
+from onnxprune.groups import find
 from onnxprune.training import Settings, train
 from onnxprune.training.evaluate import remeasure
 
@@ -294,3 +301,106 @@ def test_settings_that_make_no_sense_are_refused_by_name(wrong):
 def test_importing_training_does_not_import_torch():
     code = "import sys, onnxprune.training; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+KINDS = {
+    "adamw": {"optimizer": "adamw", "lr": 0.003},
+    "one-cycle with warm-up": {"schedule": "one-cycle", "warmup": 0.1},
+    "step": {"schedule": "step"},
+    "running mean": {"ema": 0.9},
+    "accumulated": {"batch_size": 16, "accumulate": 2},
+    "clipped": {"clip": 0.5},
+    "float16": {"precision": "float16"},
+    "augmented": {"augment": "crop,flip,mixup"},
+    "workers": {"augment": "crop,flip", "workers": 2},
+    "scp": {"method": "scp"},
+    "taylor": {"method": "finetune"},
+    "two limits": {"limits": {"params": 0.5}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_however_it_trains_the_budget_is_met_and_the_net_still_works(small_net, kind):
+    result = small_net(**KINDS[kind])
+    assert 0.39 < result.reached <= 0.4
+    assert result.after["accuracy"] > 0.9
+    assert np.isfinite(np.concatenate([a.ravel() for a in arrays(result.model).values()])).all()
+
+
+@pytest.fixture(scope="module")
+def small_net(labelled):
+    """The small net as a file, with the groups that it has, trained by FAST settings but for those given."""
+    model = small_model()
+    trained = onnxprune.train(
+        model, dict(zip(("x", "y"), (labelled.columns[0].values, labelled.labels), strict=True)),
+        ratio=1.0, method="finetune", start="given", epochs=6, batch_size=32, lr=0.05, task="classification",
+        device="cpu",
+    )  # fmt: skip
+
+    def run(**changed):
+        loaded = files.load(trained.model)
+        gates.strip(loaded)
+        groups = find(loaded)
+        gates.insert(groups, {})
+        return train(files.to_proto(loaded), CostModel(groups), labelled, replace(FAST, **changed))
+
+    return run
+
+
+def test_accumulated_batches_are_one_large_batch(small_net):
+    whole, parts = (
+        small_net(batch_size=size, accumulate=count, epochs=1, ranking_batches=2, method="finetune")
+        for size, count in ((32, 1), (16, 2))
+    )
+    assert whole.kept == parts.kept
+    assert whole.history[-1]["step"] == parts.history[-1]["step"]
+
+
+def test_the_weights_mean_is_what_is_written(small_net):
+    plain, mean = small_net(), small_net(ema=0.99)
+    assert plain.kept == mean.kept
+    ours, theirs = arrays(mean.model), arrays(plain.model)
+    assert not np.array_equal(ours["linear.weight"], theirs["linear.weight"])
+    distance = np.abs(ours["linear.weight"] - theirs["linear.weight"]).max()
+    assert distance < 0.2 * np.abs(theirs["linear.weight"]).max()
+
+
+def test_workers_change_nothing(small_net):
+    assert_same(
+        small_net(augment="crop,flip,mixup", epochs=1).model,
+        small_net(augment="crop,flip,mixup", epochs=1, workers=1).model,
+    )
+
+
+def test_what_is_reported_is_in_the_folder(small_net, tmp_path):
+    seen = event_accumulator(small_net(run_dir=str(tmp_path / "run"), limits={"params": 0.5}).run_dir)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [step for step, _ in seen["train/loss"]] == [line["step"] for line in lines]
+    assert [value for _, value in seen["budget/params"]] == pytest.approx([e["shares"]["params"] for e in lines])
+    assert len(seen["metrics/accuracy"]) == 3
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["settings"]["limits"] == {"params": 0.5}
+
+
+def event_accumulator(folder):
+    """What TensorBoard would show: (step, value) by name."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in sorted(Path(folder, "tensorboard").glob("events.*")):
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            (length,) = struct.unpack_from("<Q", content, at)
+            event = Event.FromString(content[at + 12 : at + 12 + length])
+            at += 16 + length
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["tgl", "scp"])
+def test_a_compiled_run_meets_the_budget_too(small_net, method):
+    result = small_net(compile=True, method=method)
+    assert 0.39 < result.reached <= 0.4
+    assert result.after["accuracy"] > 0.9
