@@ -183,73 +183,58 @@ class Budget:
         return shifted
 
     def repair(self, w: Latent) -> Latent:
-        """Close the lowest w until C <= target, then reopen the highest that still fits.
+        """The highest w of each group, in a number that is allowed, so that C is as little below the target as it can.
 
-        One coarse gate can take C far below the target; the finer gates reopened after it bring C back up, and where
-        all are coarse, one of a group is given for others.
-        With `multiple_of` the numbers of open gates are rounded to what the provider likes.
+        Close the lowest w until C <= target, then reopen the highest that still fits: one coarse gate can take C far
+        below the target, and finer ones bring it back up. With `multiple_of` the numbers of open gates are rounded to
+        what the provider likes. Where that leaves more room than half of CLOSE, groups exchange channels.
         """
-        if self.multiple_of != 1:
-            return self._rounded(w)
-        w = self._reopened(self.project(w, self.target))
-        while self.target - self.fraction(w) > CLOSE / 2:
-            closer = max((self._exchanged(w, g) for g in range(len(self.floor))), key=self.fraction)
-            if self.fraction(closer) <= self.fraction(w) + ROUNDING:
-                break
-            w = closer
-        return w
+        from onnxprune.training.exchange import exchanged
 
-    def _reopened(self, w: Latent, but: int | None = None) -> Latent:
-        """The highest closed gates reopened, as many as fit, those of group `but` left closed."""
-        w, opened, group = w.copy(), self.opened(w), self._group()
-        full = np.arange(len(opened)) == but
+        if self.multiple_of == 1:
+            counts = self._reopened(self.project(w, self.target)).tolist()
+            ranges = [[*range(least, n + 1)] for n, least in zip(self.costs.sizes, self.floor.tolist(), strict=True)]
+            return self._of(w, exchanged(self, counts, ranges))
+        parts, found = np.split(w, np.cumsum(self.costs.sizes)[:-1]), list[Latent]()
+        for width in WIDTHS if self.multiple_of == "auto" else (int(self.multiple_of),):
+            limits = zip(self.costs.sizes, self.floor.tolist(), strict=True)
+            ranges = [allowed(size, width, least, exact=self.multiple_of != "auto") for size, least in limits]
+            counts = settle(
+                lambda n: self.fraction_of(np.asarray(n)), self.target, ranges, best_first(parts), at_most=True
+            )
+            found.append(self._of(w, exchanged(self, counts, ranges)))
+            if self._room(found[-1]) <= CLOSE:
+                return found[-1]
+        return next((rounded for rounded in found if self.shortfall(rounded) is None), found[-1])
+
+    def _room(self, w: Latent) -> float:
+        """What is left of the limit that has most."""
+        shares = self.shares(self.opened(w))
+        return max(abs(limit - shares[by]) for by, limit in self.limits.items())
+
+    def _of(self, w: Latent, counts: Sequence[int]) -> Latent:
+        """`w` with the `counts[g]` highest of each group open, and no others."""
+        order = np.lexsort((-w, self._group()))
+        starts = np.cumsum(self.costs.sizes) - self.costs.sizes
+        rank = np.empty(len(w), np.int64)
+        rank[order] = np.arange(len(w)) - starts[self._group()]
+        stays = rank < np.asarray(counts)[self._group()]
+        return np.where(stays, np.maximum(w, BARELY), np.minimum(w, 0)).astype(np.float32)
+
+    def _reopened(self, w: Latent) -> Counts:
+        """How many gates are open with the highest closed ones reopened, as many as fit."""
+        opened, group = self.opened(w), self._group()
+        full = np.zeros(len(opened), bool)
         shut = np.flatnonzero(w <= 0)
         for gate in shut[np.argsort(-w[shut], kind="stable")]:
             g = group[gate]
             if full[g]:
                 continue  # opening others has only made this group's channels dearer
             opened[g] += 1
-            if self.fraction_of(opened) <= self.target + ROUNDING:
-                w[gate] = BARELY
-            else:
+            if self.fraction_of(opened) > self.target + ROUNDING:
                 opened[g] -= 1
                 full[g] = True
-        return w
-
-    def _exchanged(self, w: Latent, g: int) -> Latent:
-        """The lowest open gate of group g closed, where its floor allows that, for others that cost less."""
-        own = np.flatnonzero((self._group() == g) & (w > 0))
-        if len(own) <= self.floor[g]:
-            return w
-        w = w.copy()
-        w[own[np.argmin(w[own])]] = 0
-        return self._reopened(w, but=g)
-
-    def _rounded(self, w: Latent) -> Latent:
-        """The highest w of each group, in an allowed number, so that C is as little below the target as it can."""
-        parts = np.split(w, np.cumsum(self.costs.sizes)[:-1])
-        counts = list(self.costs.sizes)
-        for width in WIDTHS if self.multiple_of == "auto" else (int(self.multiple_of),):
-            limits = zip(self.costs.sizes, self.floor.tolist(), strict=True)
-            ranges = [allowed(size, width, least, exact=self.multiple_of != "auto") for size, least in limits]
-            counts = settle(
-                lambda n: self.fraction_of(np.asarray(n)),
-                self.target,
-                ranges,
-                best_first(parts),
-                at_most=True,
-            )
-            if abs(self.fraction_of(np.asarray(counts)) - self.target) <= CLOSE:
-                break
-        rounded = w.copy()
-        order = np.lexsort((-w, self._group()))
-        starts = np.cumsum(self.costs.sizes) - self.costs.sizes
-        rank = np.empty(len(w), np.int64)
-        rank[order] = np.arange(len(w)) - starts[self._group()]
-        stays = rank < np.asarray(counts)[self._group()]
-        rounded[stays] = np.maximum(w[stays], BARELY)
-        rounded[~stays] = np.minimum(w[~stays], 0)
-        return rounded
+        return opened
 
     def _closing(self, gates: NDArray[np.intp]) -> float:
         closed = np.bincount(self._group()[gates], minlength=len(self.costs.sizes))

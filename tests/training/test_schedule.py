@@ -1,5 +1,7 @@
 """The learning rate is a function of the step, and of known shapes."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -41,6 +43,6 @@ def test_step_is_divided_at_a_half_and_at_three_quarters():
 
 def test_warm_up_rises_linearly_from_above_zero():
     rates = [factor("constant", step, STEPS, 0.1) for step in range(11)]
-    steps = [later - earlier for earlier, later in zip(rates, rates[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(rates)]
     assert rates[0] > 0 and steps == pytest.approx([1 / 11] * 10)
     assert rates[10] == 1
