@@ -7,19 +7,19 @@ the first one's ratio where its own is met.
 
     budget = Budget.of(costs, {"macs": 0.5})
     w = budget.project(w, ramp(step, steps, budget.target))     # each step: C(w) <= rho(t)
-    w = budget.repair(w)                                        # at the freeze: C(w) <= target
+    w = repair(budget, w)                                       # at the freeze: C(w) <= target, see repair.py
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.choose import CLOSE, best_first
+from onnxprune.choose import CLOSE
 from onnxprune.errors import TrainingError
-from onnxprune.settle import WIDTHS, allowed, settle
 
 Latent: TypeAlias = NDArray[np.float32]
 Counts: TypeAlias = NDArray[np.int64]
@@ -182,77 +182,25 @@ class Budget:
         shifted[held] = np.maximum(shifted[held], BARELY)
         return shifted
 
-    def repair(self, w: Latent) -> Latent:
-        """The highest w of each group, in a number that is allowed, so that C is as little below the target as it can.
-
-        Close the lowest w until C <= target, then reopen the highest that still fits: one coarse gate can take C far
-        below the target, and finer ones bring it back up. With `multiple_of` the numbers of open gates are rounded to
-        what the provider likes. Where that leaves more room than half of CLOSE, groups exchange channels.
-        """
-        from onnxprune.training.exchange import exchanged
-
-        if self.multiple_of == 1:
-            counts = self._reopened(self.project(w, self.target)).tolist()
-            ranges = [[*range(least, n + 1)] for n, least in zip(self.costs.sizes, self.floor.tolist(), strict=True)]
-            return self._of(w, exchanged(self, counts, ranges))
-        parts, found = np.split(w, np.cumsum(self.costs.sizes)[:-1]), list[Latent]()
-        for width in WIDTHS if self.multiple_of == "auto" else (int(self.multiple_of),):
-            limits = zip(self.costs.sizes, self.floor.tolist(), strict=True)
-            ranges = [allowed(size, width, least, exact=self.multiple_of != "auto") for size, least in limits]
-            counts = settle(
-                lambda n: self.fraction_of(np.asarray(n)), self.target, ranges, best_first(parts), at_most=True
-            )
-            found.append(self._of(w, exchanged(self, counts, ranges)))
-            if self._room(found[-1]) <= CLOSE:
-                return found[-1]
-        return next((rounded for rounded in found if self.shortfall(rounded) is None), found[-1])
-
-    def _room(self, w: Latent) -> float:
-        """What is left of the limit that has most."""
-        shares = self.shares(self.opened(w))
-        return max(abs(limit - shares[by]) for by, limit in self.limits.items())
-
-    def _of(self, w: Latent, counts: Sequence[int]) -> Latent:
-        """`w` with the `counts[g]` highest of each group open, and no others."""
-        order = np.lexsort((-w, self._group()))
-        starts = np.cumsum(self.costs.sizes) - self.costs.sizes
-        rank = np.empty(len(w), np.int64)
-        rank[order] = np.arange(len(w)) - starts[self._group()]
-        stays = rank < np.asarray(counts)[self._group()]
-        return np.where(stays, np.maximum(w, BARELY), np.minimum(w, 0)).astype(np.float32)
-
-    def _reopened(self, w: Latent) -> Counts:
-        """How many gates are open with the highest closed ones reopened, as many as fit."""
-        opened, group = self.opened(w), self._group()
-        full = np.zeros(len(opened), bool)
-        shut = np.flatnonzero(w <= 0)
-        for gate in shut[np.argsort(-w[shut], kind="stable")]:
-            g = group[gate]
-            if full[g]:
-                continue  # opening others has only made this group's channels dearer
-            opened[g] += 1
-            if self.fraction_of(opened) > self.target + ROUNDING:
-                opened[g] -= 1
-                full[g] = True
-        return opened
-
     def _closing(self, gates: NDArray[np.intp]) -> float:
-        closed = np.bincount(self._group()[gates], minlength=len(self.costs.sizes))
+        closed = np.bincount(self.group_of[gates], minlength=len(self.costs.sizes))
         return self.fraction_of(np.asarray(self.costs.sizes, np.int64) - closed)
 
     def _held(self, w: Latent) -> NDArray[np.bool_]:
-        group = self._group()
+        group = self.group_of
         order = np.lexsort((-w, group))
         starts = np.cumsum(self.costs.sizes) - self.costs.sizes
         held = np.zeros(len(w), bool)
         held[order] = np.arange(len(w)) - starts[group] < self.floor[group]
         return held
 
-    def _group(self) -> NDArray[np.intp]:
+    @cached_property
+    def group_of(self) -> NDArray[np.intp]:
+        """Which group each gate is of."""
         return np.repeat(np.arange(len(self.costs.sizes)), self.costs.sizes)
 
     def _per_group(self, flags: NDArray[np.bool_]) -> Counts:
-        return np.bincount(self._group(), weights=flags, minlength=len(self.costs.sizes)).astype(np.int64)
+        return np.bincount(self.group_of, weights=flags, minlength=len(self.costs.sizes)).astype(np.int64)
 
 
 def _shift(closed: Latent, rest: Latent) -> float:

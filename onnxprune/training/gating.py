@@ -16,6 +16,7 @@ from onnxprune.methods.taylor import importance
 from onnxprune.training.balance import Balance
 from onnxprune.training.budget import Budget, ramp
 from onnxprune.training.latents import Parameters
+from onnxprune.training.repair import repair
 from onnxprune.training.settings import Settings
 
 UNIT_COSTS_EVERY = 20  # steps; they change slowly, and a large net takes milliseconds to count
@@ -75,22 +76,22 @@ class Gating:
             self._set(start)
             self.start = 1.0
         if not self.method.trains:
-            self.freeze(repair=start is not None)
+            self.freeze(meet=start is not None)
         elif self.method.meets and self.ramp_steps == 0:
-            self.freeze(repair=True)
+            self.freeze(meet=True)
 
     def move(self, step: int) -> None:
         """The gates' part of step number `step` (from 0), after which they may be frozen."""
         self._set(self.method.step(self.w, self.latents.take_gradients(), self.rho(step + 1)))
         if self.method.meets and step + 1 >= self.ramp_steps:
-            self.freeze(repair=True)
+            self.freeze(meet=True)
         elif self.method.due(self.reached, self.budget.target):
-            self.freeze(repair=False)
+            self.freeze(meet=False)
 
-    def freeze(self, repair: bool) -> None:
-        """From here on the gates stay as they are, with `repair` as near below the target as they can be."""
-        if repair:
-            self._set(self.budget.repair(self.balance.level(self.w)))
+    def freeze(self, meet: bool) -> None:
+        """From here on the gates stay as they are, to `meet` the ratio as near below it as they can be."""
+        if meet:
+            self._set(repair(self.budget, self.balance.level(self.w)))
         self.frozen = True
         self.latents.freeze()
 
@@ -118,7 +119,7 @@ class Gating:
         prefix = "method/"
         own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if state["frozen"]:
-            self.freeze(repair=False)
+            self.freeze(meet=False)
         else:
             self.method.resume(own)
 

@@ -1,0 +1,131 @@
+"""From latents to what is kept: counts that meet every limit, and are multiples of what the provider likes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.choose import CLOSE, best_first
+from onnxprune.settle import WIDTHS, allowed, settle
+from onnxprune.training.budget import BARELY, ROUNDING, Budget, Counts, Latent
+
+TRIED = 64
+"""Exchanges that are counted exactly, the most promising first, before it is given up."""
+
+
+def repair(budget: Budget, w: Latent) -> Latent:
+    """The highest w of each group, in a number that is allowed, so that C is as little below the target as it can.
+
+    Close the lowest w until C <= target, then reopen the highest that still fits: one coarse gate can take C far
+    below the target, and finer ones bring it back up. With `multiple_of` the numbers of open gates are rounded to
+    what the provider likes. Where that leaves more room than half of CLOSE, groups exchange channels.
+    """
+    if budget.multiple_of == 1:
+        counts = _reopened(budget, budget.project(w, budget.target)).tolist()
+        ranges = [
+            [*range(least, n + 1)] for n, least in zip(budget.costs.sizes, budget.floor.tolist(), strict=True)
+        ]
+        return _with(w, budget, exchanged(budget, counts, ranges))
+    parts, found = np.split(w, np.cumsum(budget.costs.sizes)[:-1]), list[Latent]()
+    for width in WIDTHS if budget.multiple_of == "auto" else (int(budget.multiple_of),):
+        limits = zip(budget.costs.sizes, budget.floor.tolist(), strict=True)
+        ranges = [allowed(size, width, least, exact=budget.multiple_of != "auto") for size, least in limits]
+        counts = settle(
+            lambda n: budget.fraction_of(np.asarray(n)),
+            budget.target,
+            ranges,
+            best_first(parts),
+            at_most=True,
+        )
+        found.append(_with(w, budget, exchanged(budget, counts, ranges)))
+        if _most_room(budget, found[-1]) <= CLOSE:
+            return found[-1]
+    return next((rounded for rounded in found if budget.shortfall(rounded) is None), found[-1])
+
+
+def _most_room(budget: Budget, w: Latent) -> float:
+    """What is left of the limit that has most."""
+    shares = budget.shares(budget.opened(w))
+    return max(abs(limit - shares[by]) for by, limit in budget.limits.items())
+
+
+def _with(w: Latent, budget: Budget, counts: Sequence[int]) -> Latent:
+    """`w` with the `counts[g]` highest of each group open, and no others."""
+    order = np.lexsort((-w, budget.group_of))
+    starts = np.cumsum(budget.costs.sizes) - budget.costs.sizes
+    rank = np.empty(len(w), np.int64)
+    rank[order] = np.arange(len(w)) - starts[budget.group_of]
+    stays = rank < np.asarray(counts)[budget.group_of]
+    return np.where(stays, np.maximum(w, BARELY), np.minimum(w, 0)).astype(np.float32)
+
+
+def _reopened(budget: Budget, w: Latent) -> Counts:
+    """How many gates are open with the highest closed ones reopened, as many as fit."""
+    opened, group = budget.opened(w), budget.group_of
+    full = np.zeros(len(opened), bool)
+    shut = np.flatnonzero(w <= 0)
+    for gate in shut[np.argsort(-w[shut], kind="stable")]:
+        g = group[gate]
+        if full[g]:
+            continue  # opening others has only made this group's channels dearer
+        opened[g] += 1
+        if budget.fraction_of(opened) > budget.target + ROUNDING:
+            opened[g] -= 1
+            full[g] = True
+    return opened
+
+
+def exchanged(budget: Budget, counts: Sequence[int], ranges: Sequence[Sequence[int]]) -> list[int]:
+    """`counts` of open channels, each of its range, with room of at most half of CLOSE in every limit, if that can be.
+
+    Each move takes one group a step down, another one a step up, or either alone. They may touch one channel in twenty,
+    or every group once, so that what the gates have learnt is not given up for a count.
+    """
+    counts = list(counts)
+    for _ in range(max(len(counts), sum(budget.costs.sizes) // 20)):
+        room = _room(budget, counts)
+        if room.min() < 0 or room.max() <= CLOSE / 2:
+            break
+        found = next(
+            (
+                moved
+                for moved in _moves(budget, counts, ranges, room)
+                if (left := _room(budget, moved)).min() >= 0 and left.max() < room.max() - 1e-6
+            ),
+            None,
+        )
+        if found is None:
+            break
+        counts = found
+    return counts
+
+
+def _room(budget: Budget, counts: Sequence[int]) -> NDArray[np.float64]:
+    """What each limit leaves, as fractions; a rounding error below 0 is none."""
+    shares = budget.shares(np.asarray(counts, np.int64))
+    room = np.asarray([limit - shares[by] for by, limit in budget.limits.items()])
+    return np.where(np.abs(room) < 1e-9, 0, room)
+
+
+def _moves(
+    budget: Budget, counts: list[int], ranges: Sequence[Sequence[int]], room: NDArray[np.float64]
+) -> list[list[int]]:
+    """The most promising moves, by what a channel of each group costs now."""
+    places = [list(r).index(n) for r, n in zip(ranges, counts, strict=True)]
+    up = np.asarray([r[min(p + 1, len(r) - 1)] - r[p] for r, p in zip(ranges, places, strict=True)] + [0])
+    down = np.asarray([r[p] - r[max(p - 1, 0)] for r, p in zip(ranges, places, strict=True)] + [0])
+    units = np.stack(
+        [np.append(budget.costs.unit_costs(by, counts), 0) / whole for by, whole in budget.wholes.items()]
+    )
+    left = room[:, None, None] + (units * down)[:, :, None] - (units * up)[:, None, :]  # (limits, down, up)
+    short = np.maximum(-left, 0).max(0)
+    worth = left.max(0) + 10 * short
+    worth[np.arange(len(up)), np.arange(len(up))] = np.inf
+    found = []
+    for best in np.argsort(worth, axis=None)[:TRIED]:
+        g, h = (int(i) for i in np.unravel_index(best, worth.shape))
+        moved = [*counts, 0]
+        moved[g] -= int(down[g])
+        moved[h] += int(up[h])
+        found.append(moved[:-1])
+    return found
