@@ -5,14 +5,18 @@ Code map, in the data's way:
     data.py          `--data` from wherever it lies, free of torch: arrays.py, folders.py, tables.py (Parquet),
                      shards.py (tar), functions.py; images.py: decoding, preprocessing.py: pixels as inputs
     samples.py       what all of these give: columns and labels that are read by row numbers
-    budget.py        how gates are held to the ratio (numpy); gating.py: the gates' side of a run
+    budget.py        what may stay open, and how latents are held to it (numpy); balance.py: under several limits;
+                     repair.py: from latents to counts
+    gating.py        the gates' side of a run; latents.py, masks.py: in the torch module
     batches.py       samples as tensors, by workers; augmentation.py; processes.py: one process or many
-    tasks.py         losses and metrics; distillation.py; task_choice.py: which of them a run is for
-    latents.py       the gates of a torch module
+    tasks.py         losses and metrics; segmentation.py, scores.py; own_task.py and labels.py: the user's own;
+                     distillation.py, features.py: the original as the teacher; task_choice.py: which a run is for
     student.py       the module that trains; shrinking.py: without its closed channels after the freeze
-    loop.py          the run; evaluate.py: metrics and statistics; optimizer.py, clock.py, interrupts.py
+    loop.py          the run; stepping.py: a step of the weights; evaluate.py: metrics and statistics
+                     optimizer.py, schedule.py, average.py, clock.py, interrupts.py
     unfolding.py     BatchNorm for models it was folded away from, while they train
-    run_folder.py    what a run leaves on disk; verb.py: `onnxprune.train`, from file to file
+    reporting.py     what a run tells; run_folder.py: what it leaves on disk
+    verb.py          `onnxprune.train`, from file to file
 """
 
 from collections.abc import Mapping
