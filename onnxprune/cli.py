@@ -91,7 +91,9 @@ def _target(output: Path | None, default: Path, force: bool) -> tuple[Path, bool
     return (default, True) if output is None else (output, force)
 
 
-def _feeds(data: str | None, mean: str | None, std: str | None, size: int | None, layout: str) -> Feeds | None:
+def _feeds(
+    data: str | None, mean: str | None, std: str | None, size: int | None, layout: str
+) -> Feeds | None:
     """The inputs to prove a result on, where `--data` gives them."""
     return None if data is None else Feeds(data, options.preprocessing(mean, std, size, layout))
 
@@ -126,7 +128,9 @@ def gate(model: Path, output: Path | None, plan: Path | None, force: bool, as_js
 
 @main.command()
 @click.argument("model", type=PATH, required=False)
-@click.option("--data", help="Training samples: .npz, .npy, a folder of images, Parquet, tar shards, module:function.")
+@click.option(
+    "--data", help="Training samples: .npz, .npy, a folder of images, Parquet, tar shards, module:function."
+)
 @click.option("--val", help="Samples for the metrics (default: a held-out share of --data).")
 @options.training
 @options.pixels

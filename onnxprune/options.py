@@ -56,7 +56,9 @@ def setting(name: str, says: str, **more: Any) -> Callable[[Command], Command]:
     """The option of a field of Settings, with its type, choices and default."""
     known = {f.name: f for f in fields(Settings)}[name]
     default = None if known.default is MISSING else known.default
-    kind: Any = click.Choice(CHOICES[name]) if name in CHOICES else type(default) if default is not None else None
+    kind: Any = (
+        click.Choice(CHOICES[name]) if name in CHOICES else type(default) if default is not None else None
+    )
     if kind is bool:
         return click.option(f"--{name}", is_flag=True, default=default, help=says, **more)
     more = {"type": kind, "show_default": default is not None, **more}
