@@ -38,10 +38,13 @@ def uses(module: str, library: str) -> bool:
     return any(name == library or name.startswith(f"{library}.") for name in imported(module))
 
 
+METHODS = ("finetune", "fisher", "gate", "method", "scp", "taylor", "tgl")
+"""Those that train."""
+
 WHERE = {
     "torch": (
         "to_torch/", "training/", "demo",
-        *(f"methods/{name}" for name in ("finetune", "gate", "method", "scp", "taylor", "tgl")),
+        *(f"methods/{name}" for name in METHODS),
     ),
     "accelerate": ("training/",),
     "safetensors": ("training/",),
@@ -78,7 +81,7 @@ LAYERS = [
     ("verify",),
     ("proving", "inspection"),
     ("slimming",),
-    ("training", "to_torch", "methods.finetune", "methods.method", "methods.scp", "methods.taylor", "methods.tgl"),
+    ("training", "to_torch", *(f"methods.{name}" for name in METHODS)),
     ("demo",),
     ("display",),
     ("cli",),

@@ -5,8 +5,8 @@
     --data   train.npz, val.npz and test.npz, as models/cifar10/prepare_data.py writes them
     --nets   resnet20.onnx, resnet56.onnx, vgg16.onnx, densenet40.onnx: trained ones, see models/cifar10/README.md
     --runs   where results are kept: what is there is not run again, what was interrupted goes on
-    --row    NET:RATIO:METHOD[:EPOCHS[:SEED]], repeatable; METHOD is tgl, scp, taylor or l2 (the last two: one shot,
-             then fine-tuned). Without rows the table of what is there is printed.
+    --row    NET:RATIO:METHOD[:EPOCHS[:SEED]], repeatable; METHOD is tgl, scp, fisher, taylor or l2 (the last two: one
+             shot, then fine-tuned). Without rows the table of what is there is printed.
 
 All rows train on the 45,000 images, from the trained network, with its labels and distillation from it, by the same
 recipe and for the same epochs. The accuracy is that of the slim file in onnxruntime, after `slim` has proven it equal
@@ -33,6 +33,7 @@ from onnxprune.training import Progress
 METHODS = {
     "tgl": ("tgl", {}),
     "scp": ("scp", {}),
+    "fisher": ("fisher", {}),
     "taylor": ("finetune", {"criterion": "taylor"}),
     "l2": ("finetune", {"criterion": "l2"}),
 }

@@ -23,6 +23,7 @@ GROUP = "onnxprune.methods"
 BUILT_IN = {
     "tgl": "onnxprune.methods.tgl:Tgl",
     "scp": "onnxprune.methods.scp:Scp",
+    "fisher": "onnxprune.methods.fisher:Fisher",
     "finetune": "onnxprune.methods.finetune:Finetune",
 }
 

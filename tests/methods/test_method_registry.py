@@ -52,7 +52,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_the_methods_of_the_papers_are_there():
-    assert registry.names() == ("tgl", "scp", "finetune")
+    assert registry.names() == ("tgl", "scp", "fisher", "finetune")
 
 
 @pytest.mark.parametrize("name", registry.BUILT_IN)
@@ -67,7 +67,7 @@ def test_options_are_read_as_the_type_of_their_default():
 
 def test_another_packages_method_is_found_and_takes_its_options(installed):
     installed()
-    assert registry.names() == ("tgl", "scp", "finetune", "alternate")
+    assert registry.names() == ("tgl", "scp", "fisher", "finetune", "alternate")
     method = registry.make("alternate", {"every": "3", "closed": "false"})
     assert (method.every, method.closed) == (3, False)
 
@@ -89,7 +89,7 @@ def test_a_run_trains_by_another_packages_method(installed):
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("magic", {}, "method 'magic' is unknown: give one of tgl, scp, finetune"),
+        ("magic", {}, "method 'magic' is unknown: give one of tgl, scp, fisher, finetune"),
         ("tgl", {"speed": 1}, "method tgl has no option 'speed'; it has lr, clip"),
         ("tgl", {"lr": "fast"}, "option lr of method tgl is 'fast': give it as float, such as 0.1"),
         ("tgl", {"lr": -1.0}, "lr of the gates is -1.0: give a positive number"),

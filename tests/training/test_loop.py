@@ -314,6 +314,7 @@ KINDS = {
     "augmented": {"augment": "crop,flip,mixup"},
     "workers": {"augment": "crop,flip", "workers": 2},
     "scp": {"method": "scp"},
+    "fisher": {"method": "fisher"},
     "taylor": {"method": "finetune"},
     "two limits": {"limits": {"params": 0.5}},
 }
