@@ -195,6 +195,7 @@ def trained(result: "Trained") -> None:
         f"{result.output}: kept {result.reached:.3f} of the {result.by} (asked for {result.asked:g}) "
         f"after {result.epochs} epochs, {result.seconds:.0f} s"
     )
+    click.echo("kept " + ", ".join(f"{by} {share:.3f}" for by, share in result.kept.items()))
     for name, value in result.after.items():
         before = f" (original {result.before[name]:.4f})" if name in result.before else ""
         click.echo(f"{name}: {value:.4f}{before}")
@@ -232,10 +233,18 @@ class _Lines:
 def _line(p: "Progress") -> str:
     metrics = " ".join(f"{name} {value:.4f}" for name, value in p.metrics.items())
     state = "frozen" if p.frozen else f"target {p.rho:.3f}"
+    kept = ", ".join(f"{by} {share:.3f}" for by, share in p.shares.items())
     return (
         f"epoch {p.epoch}/{p.epochs} step {p.step}/{p.steps}: loss {p.loss:.4f} {metrics} "
-        f"kept {p.reached:.3f} ({state}), {p.eta:.0f} s to go"
+        f"kept {kept} ({state}), {_duration(p.eta)} to go"
     )
+
+
+def _duration(seconds: float) -> str:
+    """`90` as 1:30, `4000` as 1:06:40."""
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
 
 
 @contextmanager

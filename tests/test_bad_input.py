@@ -372,6 +372,34 @@ def test_resuming_a_run_that_is_not_there_is_refused():
     refused("train", "--resume", "run", saying="run")
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--limit", "params"], "--limit params: is no pair; write it as NAME=VALUE"),
+        (["--limit", "params=much"], "--limit: could not convert string to float"),
+        (["--limit", "bytes=0.5"], "limit 'bytes' is none"),
+        (["--limit", "channels=0.5"], "limit 'channels' is none: beside the ratio of the channels"),
+        (["--limit", "macs=1.5"], "ratio 1.5 of the macs is not a fraction kept"),
+        (["--method-option", "slope=steep"], "slope 'steep' is unknown"),
+        (["--method-option", "depth=3"], "method tgl has no option 'depth'"),
+        (["--method", "finetune", "--gate-lr", "0.1"], "method finetune has no option 'lr'; it has criterion"),
+        (["--method", "scp", "--gate-lr", "0.1"], "method scp has no option 'lr'; it has delta"),
+        (["--ratio", "2"], "ratio 2.0 is not in (0, 1]"),
+        (["--batch-size", "0"], "batch_size is 0"),
+        (["--augment", "sharpen"], "augment 'sharpen' is unknown"),
+        (["--task", "detection"], "task 'detection' is unknown"),
+        (["--task", "nowhere:task"], "nowhere"),
+        (["--feature", "no*such"], "no*such"),
+        (["--workers", "-1"], "workers is -1"),
+        (["--size", "0"], "size is 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_train_refuses_settings_that_make_no_sense(words: list[str], says: str):
+    np.savez("fine.npz", image=images(24), y=np.arange(24) % 3)
+    refused(*TRAIN, "fine.npz", *words, saying=says)
+
+
 # ---------------------------------------------------------------------- plans
 
 

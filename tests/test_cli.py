@@ -88,6 +88,25 @@ def test_train_then_slim_keeps_what_the_gates_say():
     assert slim["kept"]["channels"] == pytest.approx(reached["reached"], abs=1e-6)
 
 
+WAYS = {
+    "scp": "--method scp --method-option push=0.02",
+    "fisher": "--method fisher --method-option decay=0.9",
+    "l2": "--method finetune --method-option criterion=l2",
+    "limits": "--by macs --limit params=0.6 --limit channels=0.8 --multiple-of 1",
+    "loop": "--optimizer adamw --schedule one-cycle --warmup 0.1 --clip 1 --accumulate 2 --ema 0.9 --workers 1",
+    "data": "--augment flip,mixup --task classification --distill 0.5 --temperature 3 --precision bfloat16",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_train_takes_what_its_help_names(way: str):
+    found = document(f"train model.onnx --data data.npz --epochs 2 --batch-size 8 --ratio 0.7 {WAYS[way]}")
+    assert found["kept"].keys() == {"channels", "params", "macs"}
+    assert found["kept"][found["by"]] == pytest.approx(found["reached"], abs=1e-6)
+    if way == "limits":
+        assert found["kept"]["params"] <= 0.6 + 1e-9 and found["kept"]["channels"] <= 0.8 + 1e-9
+
+
 # ---- --json
 
 

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -99,6 +100,19 @@ class Batches:
                     *augmentation.mixed(batch.inputs, batch.labels, seed_of(seed, step, int(rows[0])))
                 )
             yield batch
+
+    def in_parts(
+        self, draws: Iterable[Draw], parts: int, augmentation: Augmentation | None, seed: int
+    ) -> Generator[list[Batch]]:
+        """The samples of each step in so many batches, augmented as `drawn` does."""
+        each = ((step * parts + part, rows[part::parts]) for step, rows in draws for part in range(parts))
+        waiting: list[Batch] = []
+        with closing(self.drawn(each, augmentation, seed)) as batches:
+            for batch in batches:
+                waiting.append(batch)
+                if len(waiting) == parts:
+                    yield waiting
+                    waiting = []
 
     def _batch(self, loaded: Loaded) -> Batch:
         inputs = []

@@ -4,12 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from onnxprune import gates
+from onnxprune import model as files
 from onnxprune.errors import TrainingError
 from onnxprune.gates import PREFIX
+from onnxprune.groups import Groups, find
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,10 @@ class Parameters:
         for tensor in self.tensors:
             tensor.grad = None
             tensor.requires_grad_(False)
+
+
+def groups_of(gated: onnx.ModelProto) -> Groups:
+    """The channel groups of a gated model's original."""
+    loaded = files.load(gated)
+    gates.strip(loaded)
+    return find(loaded)

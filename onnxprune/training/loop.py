@@ -13,10 +13,8 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 
-from onnxprune import gates, to_torch
-from onnxprune import model as files
+from onnxprune import to_torch
 from onnxprune.errors import TrainingError
-from onnxprune.groups import Groups, find
 from onnxprune.training.augmentation import Augmentation
 from onnxprune.training.batches import Batch, Batches, drawn
 from onnxprune.training.budget import Budget, Costs
@@ -26,7 +24,7 @@ from onnxprune.training.evaluate import evaluate, outputs_of, remeasure
 from onnxprune.training.features import Features
 from onnxprune.training.gating import Gating, method_of
 from onnxprune.training.interrupts import Interrupts
-from onnxprune.training.latents import Parameters
+from onnxprune.training.latents import Parameters, groups_of
 from onnxprune.training.own_task import own_task
 from onnxprune.training.processes import accelerator_for, average, synchronise
 from onnxprune.training.reporting import Reporter
@@ -96,7 +94,7 @@ class Training:
             multiple_of=settings.multiple_of,
         )  # fmt: skip
         sizes, method = dict(zip(costs.names, costs.sizes, strict=True)), method_of(settings)
-        groups = cache(lambda: _groups(gated))
+        groups = cache(lambda: groups_of(gated))
         features = Features.of(settings.features, groups, [gated, teacher or gated], sizes)
         self.student = Student(gated, settings, method, self._laid_out, sizes, features)
         original = to_torch.load(teacher or gated, also=features.names)
@@ -110,6 +108,8 @@ class Training:
         self.data = Batches(data, device, settings.channels_last, workers, collate)
         self.held_out = Batches(validation.take(mine), device, settings.channels_last, workers, collate)
         self.samples = settings.batch_size * processes * settings.accumulate  # of a step
+        if len(data) < processes * settings.accumulate:
+            raise TrainingError(f"a step takes {self.samples} samples, the data has {len(data)}: lower accumulate")
         self.per_epoch = max(1, len(data) // self.samples)
         self.steps = self.per_epoch * settings.epochs
         self.gating = Gating(method, budget, settings, self.steps)
@@ -132,10 +132,11 @@ class Training:
             self.reporter.folder = folder or RunFolder.create(settings.run_dir, settings, context)
             self.reporter.folder.rewind(0)
         self.reporter.before = self._metrics(self.teacher)
-        if not all(map(math.isfinite, self.reporter.before.values())):
-            raise TrainingError(
-                "the original model's metrics are not finite: check the data, its mean and std"
-            )
+        for name, value in self.reporter.before.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the original model's {name} on the held-out samples is {value}: check the data, its mean and std"
+                )
         scores = None
         if self._ranked():
             self.gating.open_all()
@@ -189,7 +190,7 @@ class Training:
         if self.step < self.steps:
             self._save()
             folder = self.settings.run_dir
-            way = f"resume {folder} to go on" if folder else "without a run folder nothing was kept"
+            way = f"go on with onnxprune train --resume {folder}" if folder else "without a run folder nothing was kept"
             raise TrainingError(f"interrupted after step {self.step} of {self.steps}: {way}")
 
     def outcome(self) -> Outcome:
@@ -290,27 +291,13 @@ class Training:
 
     def _batches(self) -> Generator[list[Batch]]:
         """What this process takes of each step left; the same for the same seed, wherever it starts."""
-        index, processes = self.accelerator.process_index, self.accelerator.num_processes
-        parts, seed = self.settings.accumulate, self.settings.seed
+        mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
         draws = (
-            (step * parts + part, rows[index::processes][part::parts])
-            for step, rows in drawn(len(self.data.data), self.samples, seed, range(self.step, self.steps))
-            for part in range(parts)
+            (step, rows[mine])
+            for step, rows in drawn(len(self.data.data), self.samples, self.settings.seed, range(self.step, self.steps))
         )
-        waiting: list[Batch] = []
-        for batch in self.data.drawn(draws, self.augmentation, seed):
-            waiting.append(batch)
-            if len(waiting) == parts:
-                yield waiting
-                waiting = []
+        return self.data.in_parts(draws, self.settings.accumulate, self.augmentation, self.settings.seed)
 
     def _laid_out(self, module: fx.GraphModule) -> fx.GraphModule:
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         return synchronise(self.accelerator, module.to(self.accelerator.device).to(memory_format=layout))
-
-
-def _groups(gated: onnx.ModelProto) -> Groups:
-    """The groups of a gated model's original."""
-    loaded = files.load(gated)
-    gates.strip(loaded)
-    return find(loaded)

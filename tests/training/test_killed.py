@@ -88,6 +88,6 @@ def test_interrupted_it_says_how_to_go_on(tmp_path, bars):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "Error: interrupted after step" in err and "resume run to go on" in err
+    assert "Error: interrupted after step" in err and "go on with onnxprune train --resume run" in err
     assert "Traceback" not in err and not (tmp_path / "out.onnx").exists()
     assert finished(command(tmp_path, "train", "--resume", "run", "--json"))["output"].endswith("out.onnx")

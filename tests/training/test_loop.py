@@ -145,7 +145,8 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, at, number, fit):
         if progress.step == at:
             os.kill(os.getpid(), number)
 
-    with pytest.raises(TrainingError, match=rf"interrupted after step {at + 1} of 33: resume .*run to go on"):
+    says = rf"interrupted after step {at + 1} of 33: go on with onnxprune train --resume .*run"
+    with pytest.raises(TrainingError, match=says):
         fit(progress=interrupt, augment="crop-flip", run_dir=folder)
     resumed = fit(resume=True, augment="crop-flip", run_dir=folder)
     assert_same(resumed.model, whole.model)
