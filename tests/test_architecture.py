@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ README = ROOT / "README.md"
 MODULES = sorted(str(path.relative_to(PACKAGE).with_suffix("")) for path in PACKAGE.rglob("*.py"))
 
 
+@cache
 def imported(module: str) -> set[str]:
     """Names of all modules that a file imports, anywhere in it, but for type checkers only."""
     tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))

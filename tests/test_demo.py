@@ -12,7 +12,7 @@ from onnxprune.cli import main
 from onnxprune.errors import DataError
 from onnxprune.verify import Verification
 
-QUICK = ["demo", "--epochs", "2", "--json"]
+QUICK = ["demo", "--epochs", "1", "--json"]
 
 
 def test_a_quick_demo_says_everything_about_both_models(tmp_path: Path) -> None:
