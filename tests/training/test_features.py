@@ -119,7 +119,7 @@ def test_masked_values_of_any_graph_have_the_sums_of_squares_of_the_cut_models(s
         _, slim = outputs_and_values(to_torch.load(cut, also=features.names), Batch(x, None))
     masked = features.masked(values, torch.from_numpy(np.concatenate([*latents.values()])))
     for feature, ours, theirs in zip(features.features, masked, slim, strict=True):
-        one, other = (v.square().sum(feature.channels) for v in (ours, theirs))
+        one, other = (v.detach().square().sum(feature.channels) for v in (ours, theirs))
         torch.testing.assert_close(
             one,
             other,
