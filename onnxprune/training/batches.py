@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -178,10 +178,13 @@ def _alive(loader: DataLoader[Loaded | OnnxpruneError]) -> Generator[Loaded | On
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise DataError(
+            told = DataError(
                 f"a worker that reads the data died ({' '.join(str(error).split())[:120]}): give fewer workers, it "
                 "may have run out of memory"
-            ) from error
+            )
+            with suppress(RuntimeError):  # until they are gone, PyTorch raises this at every signal of a child's end
+                batches._shutdown_workers()  # type: ignore[attr-defined]
+            raise told from error
         yield loaded
 
 
