@@ -175,14 +175,22 @@ def _alive(loader: DataLoader[Loaded | OnnxpruneError]) -> Generator[Loaded | On
             loaded = next(batches)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (
+            RuntimeError,
+            ConnectionError,
+            EOFError,
+        ) as error:  # the latter two: what it had sent is gone with it
+            if loader.num_workers == 0 or (
+                isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)
+            ):
                 raise
             told = DataError(
                 f"a worker that reads the data died ({' '.join(str(error).split())[:120]}): give fewer workers, it "
                 "may have run out of memory"
             )
-            with suppress(RuntimeError):  # until they are gone, PyTorch raises this at every signal of a child's end
+            with suppress(
+                RuntimeError
+            ):  # raised again at every signal of a child's end, until they are all gone
                 batches._shutdown_workers()  # type: ignore[attr-defined]
             raise told from error
         yield loaded

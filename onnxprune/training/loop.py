@@ -109,7 +109,9 @@ class Training:
         self.held_out = Batches(validation.take(mine), device, settings.channels_last, workers, collate)
         self.samples = settings.batch_size * processes * settings.accumulate  # of a step
         if len(data) < processes * settings.accumulate:
-            raise TrainingError(f"a step takes {self.samples} samples, the data has {len(data)}: lower accumulate")
+            raise TrainingError(
+                f"a step takes {self.samples} samples, the data has {len(data)}: lower accumulate"
+            )
         self.per_epoch = max(1, len(data) // self.samples)
         self.steps = self.per_epoch * settings.epochs
         self.gating = Gating(method, budget, settings, self.steps)
@@ -190,7 +192,11 @@ class Training:
         if self.step < self.steps:
             self._save()
             folder = self.settings.run_dir
-            way = f"go on with onnxprune train --resume {folder}" if folder else "without a run folder nothing was kept"
+            way = (
+                f"go on with onnxprune train --resume {folder}"
+                if folder
+                else "without a run folder nothing was kept"
+            )
             raise TrainingError(f"interrupted after step {self.step} of {self.steps}: {way}")
 
     def outcome(self) -> Outcome:
@@ -294,7 +300,9 @@ class Training:
         mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
         draws = (
             (step, rows[mine])
-            for step, rows in drawn(len(self.data.data), self.samples, self.settings.seed, range(self.step, self.steps))
+            for step, rows in drawn(
+                len(self.data.data), self.samples, self.settings.seed, range(self.step, self.steps)
+            )
         )
         return self.data.in_parts(draws, self.settings.accumulate, self.augmentation, self.settings.seed)
 

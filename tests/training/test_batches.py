@@ -166,6 +166,7 @@ def test_an_error_of_the_data_comes_out_in_one_line(workers):
         list(batches)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its signal may come in a __del__
 def test_a_worker_that_dies_is_told_in_one_line():
     data = Data((Column("x", Failing(dies=True)),), None, np.arange(8), "here")
     with pytest.raises(DataError, match="a worker that reads the data died") as caught:
