@@ -42,4 +42,4 @@ class Finetune(Method):
             return np.concatenate([spread(norms[group].astype(np.float64)) for group in self.gates.sizes])
         if scores is None:
             return None
-        return ranked_start(scores, self.gates.unit(np.ones(len(scores), np.float32)))
+        return ranked_start(scores, self.gates.unit())

@@ -39,7 +39,7 @@ class Fisher(Method):
         if scores is None:
             raise TrainingError("method fisher opens all gates: leave out start='given'")
         self.scores = scores / max(scores.mean(), 1e-30)
-        return self._ranked(np.ones(len(scores), np.float32))
+        return ranked_start(self.scores, self.gates.unit())
 
     def step(self, w: Latents, gradient: Latents, rho: float) -> Latents:
         squares = gradient.astype(np.float64) ** 2
@@ -47,10 +47,7 @@ class Fisher(Method):
         self.scale = self.decay * self.scale + new * mean if self.scale else mean
         if self.scale:
             self.scores[opened] += new * (squares[opened] / self.scale - self.scores[opened])
-        return self.gates.project(self._ranked(w), rho)
-
-    def _ranked(self, w: Latents) -> Latents:
-        return ranked_start(self.scores, self.gates.unit(w))
+        return self.gates.project(ranked_start(self.scores, self.gates.unit()), rho)
 
     def state(self) -> dict[str, Tensor]:
         return {

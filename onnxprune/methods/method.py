@@ -37,8 +37,9 @@ class Gates:
     """The groups in the latents' order, and how many gates each has."""
     project: Callable[[Latents, float], Latents]
     """Latents shifted until the share `rho` of the budget is open, and no more: `Budget.project`."""
-    unit: Callable[[Latents], Scores]
-    """What closing one more gate of each gate's group saves, relative to the mean over all gates."""
+    unit: Callable[[], Scores]
+    """What closing one more gate of each gate's group saves, relative to the mean over all gates; counted before
+    `begin` and again every few steps, with the gates that are open then."""
     fraction: Callable[[Latents], float]
     """The share of the budget that is open."""
     miss: Callable[[Sequence[Tensor]], Tensor]

@@ -94,7 +94,7 @@ class Scp(Method):
     def begin(self, scores: Scores | None) -> Latents | None:
         if scores is None:
             raise TrainingError("method scp reads its gates off BatchNormalization: leave out start='given'")
-        self.ranks = ranked_start(scores, self.gates.unit(np.ones(len(scores), np.float32)))
+        self.ranks = ranked_start(scores, self.gates.unit())
         return self._alive()
 
     def mask(self, group: str, w: Tensor, *operands: Tensor) -> Tensor:

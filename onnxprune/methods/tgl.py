@@ -53,7 +53,7 @@ class Tgl(Method):
     def begin(self, scores: Scores | None) -> Latents | None:
         if scores is None:
             return None
-        return ranked_start(scores, self.gates.unit(np.ones(len(scores), np.float32)))
+        return ranked_start(scores, self.gates.unit())
 
     def mask(self, group: str, w: Tensor, *operands: Tensor) -> Tensor:
         return gate(w, self.slope)
@@ -66,7 +66,7 @@ class Tgl(Method):
         """
         if not self.meets:
             return self._moved(w, gradient)
-        return self.gates.project(self._moved(w, gradient / self.gates.unit(w)), rho)
+        return self.gates.project(self._moved(w, gradient / self.gates.unit()), rho)
 
     def _moved(self, w: Latents, gradient: NDArray[np.floating]) -> Latents:
         moved: Latents = w - np.float32(self.lr) * np.clip(gradient, -self.clip, self.clip).astype(np.float32)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxprune.groups import Groups
@@ -30,8 +29,6 @@ class Gating:
         self.ramp_steps = round(settings.ramp * steps)
         self.frozen = False
         self.balance = Balance(budget)
-        self._units: NDArray[np.float64] | None = None  # per limit and gate
-        self._age = 0
 
     def attach(
         self, latents: Parameters, groups: Callable[[], Groups], tensors: Mapping[str, Tensor]
@@ -43,7 +40,7 @@ class Gating:
             Gates(
                 sizes=dict(zip(self.budget.costs.names, self.budget.costs.sizes, strict=True)),
                 project=self._project,
-                unit=lambda w: self.balance.mixed(self._unit_costs(w)),
+                unit=lambda: self.balance.mixed(self.units),
                 fraction=self.budget.fraction,
                 miss=lambda opened: torch.as_tensor(self.budget.penalty(opened)),
                 groups=cache(groups),
@@ -71,6 +68,7 @@ class Gating:
 
     def begin(self, scores: Scores | None) -> None:
         """Where the gates start, before the first step."""
+        self.units = self.budget.unit_costs(self.w)  # per limit and gate
         start = self.method.begin(scores)
         if start is not None:
             self._set(start)
@@ -82,6 +80,8 @@ class Gating:
 
     def move(self, step: int) -> None:
         """The gates' part of step number `step` (from 0), after which they may be frozen."""
+        if step % UNIT_COSTS_EVERY == 0:
+            self.units = self.budget.unit_costs(self.w)
         self._set(self.method.step(self.w, self.latents.take_gradients(), self.rho(step + 1)))
         if self.method.meets and step + 1 >= self.ramp_steps:
             self.freeze(meet=True)
@@ -102,19 +102,16 @@ class Gating:
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold of the gates."""
         own = {f"method/{name}": tensor for name, tensor in self.method.state().items()}
-        units = {} if self._units is None else {"units": torch.from_numpy(self._units)}
-        return {"w": torch.from_numpy(self.w), **units, **own}
+        return {"w": torch.from_numpy(self.w), "units": torch.from_numpy(self.units), **own}
 
     def state(self) -> dict[str, Any]:
         """The rest of what it must hold, as JSON."""
-        return {"frozen": self.frozen, "start": self.start, "age": self._age,
-                "weights": self.balance.weights.tolist()}  # fmt: skip
+        return {"frozen": self.frozen, "start": self.start, "weights": self.balance.weights.tolist()}
 
     def resume(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take up both."""
         self._set(tensors["w"].numpy())
-        self._units = tensors["units"].numpy() if "units" in tensors else None
-        self._age, self.start = state["age"], state["start"]
+        self.units, self.start = tensors["units"].numpy(), state["start"]
         self.balance.weights = np.asarray(state["weights"])
         prefix = "method/"
         own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -124,13 +121,7 @@ class Gating:
             self.method.resume(own)
 
     def _project(self, w: Latents, rho: float) -> Latents:
-        return self.budget.project(self.balance.tilt(w, rho, self._unit_costs(w)), rho)
-
-    def _unit_costs(self, w: Latents) -> NDArray[np.float64]:
-        if self._units is None or self._age >= UNIT_COSTS_EVERY:
-            self._units, self._age = self.budget.unit_costs(w), 0
-        self._age += 1
-        return self._units
+        return self.budget.project(self.balance.tilt(w, rho, self.units), rho)
 
     def _set(self, w: Latents) -> None:
         self.w = w

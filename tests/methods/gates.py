@@ -30,7 +30,7 @@ def gates(
     return Gates(
         sizes=sizes,
         project=lambda w, rho: w if rho >= 1 else lowest(w, rho),
-        unit=lambda w: np.ones(count) if unit is None else unit,
+        unit=lambda: np.ones(count) if unit is None else unit,
         fraction=lambda w: float((w > 0).mean()),
         miss=lambda opened: (sum(opened) / count - target) ** 2,
         groups=groups or (lambda: (_ for _ in ()).throw(AssertionError("no groups"))),
