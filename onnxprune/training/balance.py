@@ -48,7 +48,7 @@ class Balance:
         return moved
 
     def level(self, w: Latent) -> Latent:
-        """`w` tilted until all limits are met at the target at once, as nearly as that can be."""
+        """`w` tilted until all limits are met at the target at once, or so nearly that exchanges can do the rest."""
         if len(self.weights) == 1:
             return w
         level, room = self._levelled(w)
@@ -56,7 +56,7 @@ class Balance:
             return level
         weights = self.weights
         further, less = self._levelled(level, BELOW)
-        if less <= CLOSE / 2:
+        if less <= 2 * CLOSE:
             return further
         self.weights = weights
         return level

@@ -1,6 +1,7 @@
 """From latents to what is kept: counts that meet every limit, and are multiples of what the provider likes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from onnxprune.training.budget import BARELY, ROUNDING, Budget, Counts, Latent
 
 TRIED = 64
 """Exchanges that are counted exactly, the most promising first, before it is given up."""
+COARSEST = 8
+"""Steps of which other starts are made then."""
 
 
 def repair(budget: Budget, w: Latent) -> Latent:
@@ -78,26 +81,70 @@ def _reopened(budget: Budget, w: Latent) -> Counts:
 def exchanged(budget: Budget, counts: Sequence[int], ranges: Sequence[Sequence[int]]) -> list[int]:
     """`counts` of open channels, each of its range, with room of at most half of CLOSE in every limit, if that can be.
 
-    Each move takes one group a step down, another one a step up, or either alone. They may touch one channel in twenty,
-    or every group once, so that what the gates have learnt is not given up for a count.
+    Where exchanges do not get there from `counts`, they start again with one or two groups a step up or down, the
+    coarsest groups first: a trunk's 8 channels too few are made up for by all its branches together.
     """
-    counts = list(counts)
+    best = _descended(budget, list(counts), ranges)
+    least, around, last = _worth(budget, best), list(counts), None
+    while least > CLOSE / 2 and around != last:
+        for start in _kicked(budget, around, ranges):
+            found = _descended(budget, start, ranges)
+            if (worth := _worth(budget, found)) < least:
+                best, least = found, worth
+            if least <= CLOSE / 2:
+                break
+        around, last = best, around
+    return _filled(budget, best, ranges)
+
+
+def _descended(budget: Budget, counts: list[int], ranges: Sequence[Sequence[int]]) -> list[int]:
+    """As near to the limits as exchanges get from `counts`: each takes a group a step down, another one up, or one of
+    both. They may touch one channel in twenty, or every group once, so that what the gates have learnt is not given up
+    for a count.
+    """
+    worth = _worth(budget, counts)
     for _ in range(max(len(counts), sum(budget.costs.sizes) // 20)):
-        room = _room(budget, counts)
-        if room.min() < 0 or room.max() <= CLOSE / 2:
+        if worth <= CLOSE / 2:
             break
-        found = next(
-            (
-                moved
-                for moved in _moves(budget, counts, ranges, room)
-                if (left := _room(budget, moved)).min() >= 0 and left.max() < room.max() - 1e-6
-            ),
-            None,
-        )
-        if found is None:
+        for moved in _moves(budget, counts, ranges):
+            if (better := _worth(budget, moved)) < worth - 1e-6:
+                counts, worth = moved, better
+                break
+        else:
             break
-        counts = found
     return counts
+
+
+def _worth(budget: Budget, counts: Sequence[int]) -> float:
+    """The most room that a limit leaves; above a limit 1 and more, whatever is within them comes first."""
+    room = _room(budget, counts)
+    return float(room.max() if room.min() >= 0 else 1 - room.min())
+
+
+def _kicked(budget: Budget, counts: list[int], ranges: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """`counts` with one or two groups a step up or down, of those steps that change the costs most."""
+    up, down = _steps(counts, ranges)
+    units = _units(budget, counts).max(0)
+    steps = np.concatenate([np.diag(up), -np.diag(down)])
+    coarsest = steps[np.argsort(-np.abs(steps) @ units, kind="stable")[:COARSEST]]
+    for number in (1, 2):
+        for taken in combinations(coarsest, number):
+            moved = np.asarray(counts) + sum(taken)
+            if all(n in r for n, r in zip(moved, ranges, strict=True)):
+                yield [int(n) for n in moved]
+
+
+def _filled(budget: Budget, counts: list[int], ranges: Sequence[Sequence[int]]) -> list[int]:
+    """With every step up that still fits, the dearest first."""
+    while True:
+        up, units = _steps(counts, ranges)[0], _units(budget, counts).max(0)
+        for g in np.argsort(-up * units, kind="stable").tolist():
+            moved = [*counts[:g], counts[g] + int(up[g]), *counts[g + 1 :]]
+            if up[g] and _room(budget, moved).min() >= 0:
+                counts = moved
+                break
+        else:
+            return counts
 
 
 def _room(budget: Budget, counts: Sequence[int]) -> NDArray[np.float64]:
@@ -107,25 +154,30 @@ def _room(budget: Budget, counts: Sequence[int]) -> NDArray[np.float64]:
     return np.where(np.abs(room) < 1e-9, 0, room)
 
 
-def _moves(
-    budget: Budget, counts: list[int], ranges: Sequence[Sequence[int]], room: NDArray[np.float64]
-) -> list[list[int]]:
-    """The most promising moves, by what a channel of each group costs now."""
-    places = [list(r).index(n) for r, n in zip(ranges, counts, strict=True)]
-    up = np.asarray([r[min(p + 1, len(r) - 1)] - r[p] for r, p in zip(ranges, places, strict=True)] + [0])
-    down = np.asarray([r[p] - r[max(p - 1, 0)] for r, p in zip(ranges, places, strict=True)] + [0])
-    units = np.stack(
-        [np.append(budget.costs.unit_costs(by, counts), 0) / whole for by, whole in budget.wholes.items()]
-    )
+def _moves(budget: Budget, counts: list[int], ranges: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """The most promising exchanges, by what a channel of each group costs now."""
+    room = _room(budget, counts)
+    up, down = (np.append(steps, 0) for steps in _steps(counts, ranges))
+    units = np.append(_units(budget, counts), np.zeros((len(room), 1)), 1)
     left = room[:, None, None] + (units * down)[:, :, None] - (units * up)[:, None, :]  # (limits, down, up)
-    short = np.maximum(-left, 0).max(0)
-    worth = left.max(0) + 10 * short
+    worth = left.max(0) + 10 * np.maximum(-left, 0).max(0)
     worth[np.arange(len(up)), np.arange(len(up))] = np.inf
-    found = []
     for best in np.argsort(worth, axis=None)[:TRIED]:
         g, h = (int(i) for i in np.unravel_index(best, worth.shape))
         moved = [*counts, 0]
         moved[g] -= int(down[g])
         moved[h] += int(up[h])
-        found.append(moved[:-1])
-    return found
+        yield moved[:-1]
+
+
+def _units(budget: Budget, counts: Sequence[int]) -> NDArray[np.float64]:
+    """What one more channel of each group costs, as a fraction of each limit's whole, shape (limits, groups)."""
+    return np.stack([budget.costs.unit_costs(by, counts) / whole for by, whole in budget.wholes.items()])
+
+
+def _steps(counts: list[int], ranges: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many channels a step up and a step down of each group is; 0 at the end of its range."""
+    places = [(r, list(r).index(n)) for r, n in zip(ranges, counts, strict=True)]
+    up = [r[min(p + 1, len(r) - 1)] - r[p] for r, p in places]
+    down = [r[p] - r[max(p - 1, 0)] for r, p in places]
+    return np.asarray(up, np.int64), np.asarray(down, np.int64)
