@@ -3,9 +3,7 @@
 def train(): return torchvision.datasets.CIFAR10("data", transform=ToTensor())      # --data mydata:train
 """
 
-import importlib
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +25,8 @@ from onnxprune.training.arrays import (
     stored_column,
 )
 from onnxprune.training.preprocessing import Preprocessing
-from onnxprune.training.samples import Data, Input
+from onnxprune.training.samples import Data, Input, Stored
+from onnxprune.training.user_code import import_from
 
 _NAME = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 
@@ -110,19 +109,11 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Stored):
     """One of the parts of all samples: an input, or the labels."""
 
     items: Items
     name: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return len(self), *self[np.arange(1)].shape[1:]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self[np.arange(1)].dtype
 
     def __len__(self) -> int:
         return len(self.items.dataset)
@@ -139,13 +130,10 @@ class Part:
 
 def _function(path: Path) -> Callable[[], Any]:
     module, name = path.name.split(":")
-    folder = str(path.parent.resolve())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)  # for good: worker processes look the module up again
     try:
-        function = getattr(importlib.import_module(module), name)
+        function = getattr(import_from(path.parent, module), name)
     except Exception as error:  # whatever the user's module raises while it is imported
-        raise _failed(f"{path.name}, looked for in {folder}", error) from error
+        raise _failed(f"{path.name}, looked for in {path.parent.resolve()}", error) from error
     if not callable(function):
         raise DataError(
             f"{path.name}: is of type {type(function).__name__}: name a function that takes no argument"

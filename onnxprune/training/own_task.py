@@ -1,8 +1,6 @@
 """A task of the user's: a function or an object named `module:object`; docs/tasks.md is written for them."""
 
-import importlib
 import inspect
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from onnxprune.errors import TrainingError
 from onnxprune.training.batches import Batch
 from onnxprune.training.labels import Collate, Sample, mapped
 from onnxprune.training.tasks import Metrics, Outputs, Sums, ratio
+from onnxprune.training.user_code import import_from
 
 NAMES = ("outputs", "labels", "inputs", "teacher")
 PREFIX = "own/"  # of its sums, which may stand beside the distillation's
@@ -176,12 +175,9 @@ def _known(outputs: Outputs, batch: Batch, teacher: Outputs | None) -> dict[str,
 def _found(name: str) -> tuple[Any, str]:
     """The object called `module:object` or `folder/module:object`, and the module's file."""
     path, _, attribute = name.partition(":")
-    folder, module = str(Path(path).parent.resolve()), Path(path).name
-    if folder not in sys.path:
-        sys.path.insert(0, folder)  # for good: what the user's functions import is looked for there too
-    importlib.invalidate_caches()
+    folder, module = Path(path).parent.resolve(), Path(path).name
     try:
-        imported = importlib.import_module(module)
+        imported = import_from(folder, module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise TrainingError(f"task {name}: {_told(error, None)}") from error

@@ -1,5 +1,6 @@
 """Samples of a model, wherever they come from: columns that are read by row numbers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
@@ -25,6 +26,24 @@ class Values(Protocol):
 
     def __len__(self) -> int: ...
 
+    def __getitem__(self, rows: NDArray[np.intp], /) -> NDArray[Any]: ...
+
+
+class Stored(ABC):
+    """Values that are read from storage, whose first sample tells the shape and type of all."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self), *self[np.arange(1)].shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self[np.arange(1)].dtype
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
     def __getitem__(self, rows: NDArray[np.intp], /) -> NDArray[Any]: ...
 
 

@@ -28,7 +28,7 @@ from onnxprune.training.arrays import (
 )
 from onnxprune.training.images import SUFFIXES, image_column, mask_labels
 from onnxprune.training.preprocessing import Preprocessing
-from onnxprune.training.samples import Column, Data, Input, Values
+from onnxprune.training.samples import Column, Data, Input, Stored, Values
 
 LABEL_ARRAYS = ("label.npy", "y.npy")
 MASK, CLASS, FACTS = "seg.png", "cls", "json"
@@ -95,18 +95,10 @@ class Members:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Stored):
     """Members that are `.npy` arrays of one shape."""
 
     members: Members
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return len(self), *self._read(0).shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._read(0).dtype
 
     def __len__(self) -> int:
         return len(self.members)

@@ -83,7 +83,7 @@ class Stepper:
             if self.task.taught or features.names:
                 with torch.no_grad():
                     wanted, shown = outputs_and_values(self.teacher, batch)
-            outputs, values = self.student.run_with_values(batch)
+            outputs, values = self.student.run(batch)
         loss = self.task.loss(outputs, batch, wanted)
         if features.names:
             loss = loss + self.settings.feature_weight * features.loss(values, shown)

@@ -53,12 +53,8 @@ class Student:
         """Once the method knows the module's tensors."""
         put(self.module, self.method, self.sizes)
 
-    def run(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The training module's floating-point outputs; compiled where that was asked for."""
-        return self.run_with_values(batch)[0]
-
-    def run_with_values(self, batch: Batch) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The same, and the values of `features` as they are without closed channels."""
+    def run(self, batch: Batch) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The training module's floating-point outputs, and the values of `features` without closed channels."""
         outputs, values = outputs_and_values(self.forward, batch)
         if values and self.shrunk is None:
             values = self.features.masked(values, torch.cat(self.latents.tensors).detach())

@@ -17,7 +17,7 @@ from onnxprune.errors import DataError
 from onnxprune.training.arrays import assembled, stored_column, stored_labels
 from onnxprune.training.images import image_column, mask_labels
 from onnxprune.training.preprocessing import Preprocessing
-from onnxprune.training.samples import Column, Data, Input, Values
+from onnxprune.training.samples import Column, Data, Input, Stored, Values
 
 if TYPE_CHECKING:
     import datasets
@@ -74,20 +74,12 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(Stored):
     """A column of numbers, or of lists of them of one shape."""
 
     table: "datasets.Dataset"
     column: str
     source: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return len(self), *self[np.arange(1)].shape[1:]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self[np.arange(1)].dtype
 
     def __len__(self) -> int:
         return len(self.table)
