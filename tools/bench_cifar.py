@@ -15,20 +15,21 @@ to the gated one: on the test images, and on the 5,000 held-out ones (which a do
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
+import torch
 
 import onnxprune
-from onnxprune.session import open_session
+from onnxprune.machine import describe_machine
 from onnxprune.training import Progress
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "cifar10"))
+from evaluate import accuracy
 
 METHODS = {
     "tgl": ("tgl", {}),
@@ -37,8 +38,6 @@ METHODS = {
     "taylor": ("finetune", {"criterion": "taylor"}),
     "l2": ("finetune", {"criterion": "l2"}),
 }
-MEAN = np.asarray([0.485, 0.456, 0.406], np.float32)
-STD = np.asarray([0.229, 0.224, 0.225], np.float32)
 
 
 @dataclass(frozen=True, order=True)
@@ -61,18 +60,6 @@ class Row:
     @property
     def name(self) -> str:
         return f"{self.net}-{self.ratio}-{self.method}-{self.epochs}-{self.seed}"
-
-
-def accuracy(model: Path, data: Path) -> float:
-    """Share of the images whose largest logit is their label's, in onnxruntime."""
-    with np.load(data) as arrays:
-        x, y = arrays["x"], arrays["y"]
-    session, right = open_session(model), 0
-    for start in range(0, len(x), 250):
-        part = slice(start, start + 250)
-        images = ((x[part].astype(np.float32) / 255 - MEAN) / STD).transpose(0, 3, 1, 2)
-        right += int((session.run(None, {"x": np.ascontiguousarray(images)})[0].argmax(1) == y[part]).sum())
-    return right / len(x)
 
 
 def run(row: Row, arguments: argparse.Namespace) -> None:
@@ -101,7 +88,7 @@ def run(row: Row, arguments: argparse.Namespace) -> None:
         "seconds": trained.seconds,
         "wall": time.monotonic() - began,
         "settings": {name: getattr(arguments, name) for name in ("precision", "lr", "ema")},
-        "machine": machine(),
+        "machine": describe_machine("cuda" if torch.cuda.is_available() else "cpu"),
     }
     (arguments.runs / f"{row.name}.json").write_text(json.dumps(result, indent=1))
 
@@ -115,17 +102,6 @@ def _progress(row: Row) -> onnxprune.training.settings.Report:
         )  # fmt: skip
 
     return tell
-
-
-def machine() -> str:
-    """What it ran on."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    lines = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout.splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if "Model name" in line), platform.machine())
-    return f"{torch.get_num_threads()} cores {model}"
 
 
 def table(runs: Path) -> str:

@@ -10,12 +10,12 @@ which other processes disturb less than they do the clock; so it holds for --thr
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from bench_to_torch import compare, interval
 from torch import Tensor
 
 from onnxprune import gates, to_torch
@@ -80,20 +80,6 @@ def _loss(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
     ).sum()
 
 
-def compare(one: Step, other: Step, rounds: int) -> list[float]:
-    """Time of `other` over that of `one`, of each round, after a warm-up."""
-    ratios = []
-    for turn in range(-2, rounds):
-        took = [0.0, 0.0]
-        for which in (0, 1) if turn % 2 else (1, 0):
-            began = time.process_time()
-            (one, other)[which]()
-            took[which] = time.process_time() - began
-        if turn >= 0:
-            ratios.append(took[1] / took[0])
-    return sorted(ratios)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -115,11 +101,9 @@ def main() -> None:
     print("model            method  with/without gates  95 % interval")
     for path in arguments.models:
         for method in arguments.methods:
-            ratios = compare(*steps(path, method, x), arguments.rounds)
-            reach = 0.98 * len(ratios) ** 0.5
-            low, high = (
-                ratios[max(0, min(len(ratios) - 1, int(len(ratios) / 2 + way * reach)))] for way in (-1, 1)
-            )
+            pairs = compare(steps(path, method, x), arguments.rounds, "cpu")
+            ratios = [gated / plain for plain, gated in pairs]
+            low, high = interval(ratios)
             print(
                 f"{path.stem:16s} {method:7s} {statistics.median(ratios):18.3f}  {low:.3f}-{high:.3f}",
                 flush=True,
