@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from functools import cache
 from typing import Any
@@ -16,12 +16,13 @@ from torch import Tensor, fx, nn
 from onnxprune import to_torch
 from onnxprune.errors import TrainingError
 from onnxprune.training.augmentation import Augmentation
-from onnxprune.training.batches import Batch, Batches, drawn
+from onnxprune.training.batches import Batch
 from onnxprune.training.budget import Budget, Costs
 from onnxprune.training.clock import Clock
 from onnxprune.training.data import Data
 from onnxprune.training.evaluate import evaluate, outputs_of, remeasure
 from onnxprune.training.features import Features
+from onnxprune.training.feed import Feed
 from onnxprune.training.gating import Gating, method_of
 from onnxprune.training.interrupts import Interrupts
 from onnxprune.training.latents import Parameters, groups_of
@@ -37,8 +38,6 @@ from onnxprune.training.task_choice import classes_of, task_for
 log = logging.getLogger(__name__)
 
 RANKING_BATCH = 32
-WORKERS = {False: 0, True: 4}
-"""On a CPU they would only take turns with the training; a GPU would wait for samples without."""
 
 
 def run(
@@ -88,7 +87,9 @@ class Training:
     ) -> None:
         self.gated, self.settings = gated, settings
         self.accelerator = accelerator_for(settings)
-        processes, device = self.accelerator.num_processes, self.accelerator.device
+        own = own_task(settings.task)
+        self.feed = Feed(data, validation, settings, self.accelerator, own.collate if own else None)
+        steps = self.feed.steps
         budget = Budget.of(
             costs, settings.budget, least=settings.floor_channels, share=settings.floor_share,
             multiple_of=settings.multiple_of,
@@ -101,30 +102,17 @@ class Training:
         self.teacher = self._laid_out(original).eval().requires_grad_(False)
         if teacher is None:
             Parameters.of(self.teacher, sizes).write(np.ones(budget.gates, np.float32))
-        mine = np.arange(self.accelerator.process_index, len(validation), processes)
-        own = own_task(settings.task)
-        collate = own.collate if own else None
-        workers = settings.workers if settings.workers is not None else WORKERS[device.type == "cuda"]
-        self.data = Batches(data, device, settings.channels_last, workers, collate)
-        self.held_out = Batches(validation.take(mine), device, settings.channels_last, workers, collate)
-        self.samples = settings.batch_size * processes * settings.accumulate  # of a step
-        if len(data) < processes * settings.accumulate:
-            raise TrainingError(
-                f"a step takes {self.samples} samples, the data has {len(data)}: lower accumulate"
-            )
-        self.per_epoch = max(1, len(data) // self.samples)
-        self.steps = self.per_epoch * settings.epochs
-        self.gating = Gating(method, budget, settings, self.steps)
+        self.gating = Gating(method, budget, settings, steps)
         state = self.student.module.state_dict(keep_vars=True)
         self.gating.attach(self.student.latents, groups, state)
         self.student.put_masks()
-        self.task = task_for(settings, self.teacher, self.data, own)
+        self.task = task_for(settings, self.teacher, self.feed.data, own)
         self.augmentation = Augmentation.of(settings.augment, classes_of(self.task))
         if self.augmentation is not None:
             self.augmentation.check(data)
-        self.stepper = Stepper(self.accelerator, self.student, self.teacher, self.task, settings, self.steps)
+        self.stepper = Stepper(self.accelerator, self.student, self.teacher, self.task, settings, steps)
         watched = progress if self.accelerator.is_main_process else None
-        self.reporter = Reporter(settings.epochs, self.steps, watched)
+        self.reporter = Reporter(settings.epochs, steps, watched)
         self.step, self.seconds = 0, 0.0
 
     def begin(self, context: Mapping[str, Any] | None, folder: RunFolder | None) -> None:
@@ -152,13 +140,13 @@ class Training:
     def take_up(self, folder: RunFolder) -> None:
         """Where the last checkpoint of `folder` left off."""
         tensors, state = folder.load()
-        if state["steps"] != self.steps:
+        if state["steps"] != self.feed.steps:
             raise TrainingError(
-                f"the run has {state['steps']} steps, not {self.steps}: resume it as it was started"
+                f"the run has {state['steps']} steps, not {self.feed.steps}: resume it as it was started"
             )
         self.gating.resume(tensors, state["gating"])
         if self.gating.frozen:
-            self.student.frozen(self._few())
+            self.student.frozen(self.feed.few())
             if (self.student.shrunk is not None) != state["shrunk"]:
                 raise TrainingError(f"{folder.path}: was made by another version: start the run anew")
         self.student.restore(tensors, state["averaged"])
@@ -173,15 +161,15 @@ class Training:
         """The steps that are left; an interrupt writes a checkpoint and raises TrainingError."""
         clock, losses = Clock(self.step, self.seconds), list[Tensor]()
         self.student.module.train()
-        batches = self._batches()
+        batches = self.feed.after(self.step, self.augmentation)
         for parts in batches:
             loss, stop, save = self._train_step(parts, interrupts.asked, clock.due(self.settings))
             self.step += 1
             self.seconds = clock.seconds()
             losses.append(loss)
-            end_of_epoch = self.step % self.per_epoch == 0
+            end_of_epoch = self.step % self.feed.per_epoch == 0
             if end_of_epoch or self.step % self.settings.report_every == 0:
-                self._report(losses, end_of_epoch, clock.left(self.step, self.steps))
+                self._report(losses, end_of_epoch, clock.left(self.step, self.feed.steps))
                 losses = []
             if stop:
                 break
@@ -189,7 +177,7 @@ class Training:
                 self._save()
                 clock.saved()
         batches.close()
-        if self.step < self.steps:
+        if self.step < self.feed.steps:
             self._save()
             folder = self.settings.run_dir
             way = (
@@ -197,7 +185,7 @@ class Training:
                 if folder
                 else "without a run folder nothing was kept"
             )
-            raise TrainingError(f"interrupted after step {self.step} of {self.steps}: {way}")
+            raise TrainingError(f"interrupted after step {self.step} of {self.feed.steps}: {way}")
 
     def outcome(self) -> Outcome:
         """The trained model and its metrics."""
@@ -238,15 +226,12 @@ class Training:
 
     def _frozen(self) -> None:
         """The gates are frozen: the module that trains on, and BatchNorm statistics that know them."""
-        self.student.frozen(self._few())
+        self.student.frozen(self.feed.few())
         count, size, seed = self.settings.remeasure_batches, self.settings.batch_size, self.settings.seed
-        remeasure(self.student.module, self.data.sampled(count, size, seed))
+        remeasure(self.student.module, self.feed.data.sampled(count, size, seed))
         if self.student.average is not None:
             self.student.average.copy(self.student.module)
         log.info("gates frozen after step %d, %.4f kept", self.step, self.gating.reached)
-
-    def _few(self) -> Batch:
-        return self.data.take(np.arange(min(len(self.data.data), 8)))
 
     def _ranked(self) -> bool:
         """Whether the gates start at ranks, rather than as the file has them."""
@@ -256,7 +241,7 @@ class Training:
 
     def _importance(self) -> np.ndarray:
         """Of each gate, with all open, measured in eval mode: the running statistics stay as they are."""
-        batches = self.data.sampled(self.settings.ranking_batches, RANKING_BATCH, self.settings.seed)
+        batches = self.feed.data.sampled(self.settings.ranking_batches, RANKING_BATCH, self.settings.seed)
         losses = (self.task.probe(outputs_of(self.student.module, batch), batch) for batch in batches)
         scores = torch.from_numpy(self.gating.importance(losses)).to(self.accelerator.device)
         average(self.accelerator, [scores])  # so that all processes start alike
@@ -264,14 +249,14 @@ class Training:
 
     def _metrics(self, module: nn.Module) -> dict[str, float]:
         average(self.accelerator, list(module.buffers()))
-        batches = self.held_out.in_order(2 * self.settings.batch_size)
+        batches = self.feed.held_out.in_order(2 * self.settings.batch_size)
         return evaluate(self.accelerator, module, self.teacher, self.task, batches)
 
     def _report(self, losses: list[Tensor], end_of_epoch: bool, left: float) -> None:
         """A line of metrics, and at the end of an epoch its entry in the history."""
         loss = float(torch.stack(losses).mean())
         self.stepper.check(loss, self.step - 1)
-        epoch, gating = math.ceil(self.step / self.per_epoch), self.gating
+        epoch, gating = math.ceil(self.step / self.feed.per_epoch), self.gating
         entry: dict[str, Any] = {
             "step": self.step, "epoch": epoch, "loss": loss, "lr": self.stepper.rate(self.step - 1),
             "reached": gating.reached, "rho": gating.rho(self.step),
@@ -280,7 +265,7 @@ class Training:
         }  # fmt: skip
         if end_of_epoch:
             every = self.settings.evaluate_every
-            if self.step == self.steps or (every and epoch % every == 0):
+            if self.step == self.feed.steps or (every and epoch % every == 0):
                 entry["metrics"] = self._metrics(self.student.evaluated)
         self.reporter.tell(entry, left, end_of_epoch=end_of_epoch)
 
@@ -288,23 +273,12 @@ class Training:
         average(self.accelerator, list(self.student.module.buffers()))
         if self.reporter.folder is not None:
             state = {
-                "step": self.step, "steps": self.steps, "seconds": self.seconds, "gating": self.gating.state(),
+                "step": self.step, "steps": self.feed.steps, "seconds": self.seconds, "gating": self.gating.state(),
                 "shrunk": self.student.shrunk is not None, "scaler": self.stepper.scaler.state_dict(),
                 "averaged": self.student.average.steps if self.student.average else 0,
                 "before": self.reporter.before, "history": self.reporter.history,
             }  # fmt: skip
             self.reporter.folder.save(self.student.tensors() | self.gating.tensors(), state)
-
-    def _batches(self) -> Generator[list[Batch]]:
-        """What this process takes of each step left; the same for the same seed, wherever it starts."""
-        mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        draws = (
-            (step, rows[mine])
-            for step, rows in drawn(
-                len(self.data.data), self.samples, self.settings.seed, range(self.step, self.steps)
-            )
-        )
-        return self.data.in_parts(draws, self.settings.accumulate, self.augmentation, self.settings.seed)
 
     def _laid_out(self, module: fx.GraphModule) -> fx.GraphModule:
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format

@@ -19,7 +19,7 @@ from onnxprune.groups import find
 from onnxprune.training.data import Data, Preprocessing, from_arrays
 from onnxprune.training.data import load as load_data
 from onnxprune.training.functions import is_function
-from onnxprune.training.settings import Report, Settings
+from onnxprune.training.settings import Outcome, Report, Settings
 from onnxprune.training.unfolding import fold, unfold
 from onnxprune.verify import verify
 
@@ -144,6 +144,12 @@ def train(
     trained.metadata_props.add(key=gates.TRAINED_KEY, value=f"{settings.ratio} {settings.by}")
     if output is not None and outcome.main:
         files.save(trained, output, force=force)
+    return _summed_up(outcome, trained, output, costs)
+
+
+def _summed_up(
+    outcome: Outcome, trained: onnx.ModelProto, output: str | Path | None, costs: CostModel
+) -> Trained:
     counts = [outcome.kept[name] for name in costs.names]
     return Trained(
         trained, str(output) if output else None, outcome.epochs, outcome.asked, outcome.by, outcome.reached,
