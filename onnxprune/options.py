@@ -11,7 +11,7 @@ import click
 from onnxprune.errors import DataError, PlanError
 from onnxprune.methods import registry
 from onnxprune.training.preprocessing import LAYOUTS, Preprocessing
-from onnxprune.training.settings import CHOICES, Settings
+from onnxprune.training.settings import AUTO, CHOICES, Settings
 
 Command = Callable[..., None]
 
@@ -70,8 +70,8 @@ training = options(
     by,
     click.option("--limit", "limits", multiple=True, metavar="BY=RATIO",
                  help="A further limit that holds at the same time, such as params=0.4; repeatable."),
-    setting("method", "How it is learnt what stays: " + ", ".join(registry.names()) + ".",
-            type=click.Choice(registry.names())),
+    setting("method", "How it is learnt what stays; auto: fisher, or tgl where --gate-lr or --start given asks for it.",
+            type=click.Choice([AUTO, *registry.names()])),
     click.option("--method-option", "method_options", multiple=True, metavar="NAME=VALUE",
                  help="An option of the method, such as tau=0.5 of scp; repeatable."),
     setting("gate_lr", "Learning rate of the gates (default: the method's).", type=float),

@@ -133,4 +133,4 @@ def method_of(settings: Settings) -> Method:
     options: dict[str, Any] = dict(settings.method_options)
     if settings.gate_lr is not None:
         options["lr"] = settings.gate_lr
-    return registry.make(settings.method, options)
+    return registry.make(settings.chosen, options)

@@ -18,14 +18,18 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda"),
 }
 
+AUTO = "auto"
+
 
 @dataclass(frozen=True)
 class Settings:
     """How to train. The defaults are measured on CIFAR-10 nets unless a comment says otherwise.
 
     `ratio` is the fraction kept of what `by` counts, `limits` further ones by what they count: `{"params": 0.4}`.
-    `method` is one of `onnxprune.methods.registry.names()`, with `method_options`: "tgl" and "scp" train gates and
-    weights together and freeze the gates after the share `ramp` of all steps; "finetune" closes them before the first.
+    `method` is one of `onnxprune.methods.registry.names()`, with `method_options`: "fisher", "tgl" and "scp" train
+    gates and weights together and freeze the gates after the share `ramp` of all steps; "finetune" closes them before
+    the first. "auto" is "fisher", which lost least on CIFAR-10 (models/README.md); it is "tgl", whose gates have a
+    learning rate and start anywhere, where `gate_lr` or `start` "given" is asked for.
     `start` "ranked" opens all gates at ranks of importance, "given" takes the model's own; "auto" is "given" for
     "finetune" on a model with closed gates, else "ranked".
 
@@ -39,7 +43,7 @@ class Settings:
     ratio: float = 0.5
     by: str = "channels"
     limits: Mapping[str, float] = field(default_factory=dict)
-    method: str = "tgl"
+    method: str = "auto"
     method_options: Mapping[str, Any] = field(default_factory=dict)
     gate_lr: float | None = None  # the method's own default
     start: str = "auto"
@@ -84,7 +88,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises TrainingError for a value that makes no sense, naming it."""
-        if self.method not in registry.names():
+        if self.method not in (AUTO, *registry.names()):
             raise TrainingError(
                 f"method {self.method!r} is unknown: give one of {', '.join(registry.names())}"
             )
@@ -115,6 +119,13 @@ class Settings:
             raise TrainingError(f"workers is {self.workers}: give 0 or more")
         if self.distill is not None and not 0 <= self.distill <= 1:
             raise TrainingError(f"distill is {self.distill}: give a weight from 0 to 1")
+
+    @property
+    def chosen(self) -> str:
+        """The method's name, where it is left to us too."""
+        if self.method != AUTO:
+            return self.method
+        return "tgl" if self.gate_lr is not None or self.start == "given" else "fisher"
 
     @property
     def budget(self) -> dict[str, float]:

@@ -21,7 +21,8 @@ RUN = [
     "--batch-size", "8", "--lr", "0.02", "--augment", "crop,flip", "--device", "cpu",
 ]  # fmt: skip
 KINDS = {
-    "tgl": [],
+    "fisher": [],
+    "tgl": ["--method", "tgl"],
     "scp": ["--method", "scp", "--optimizer", "adamw", "--ema", "0.95"],
     "limits": ["--limit", "params=0.45", "--accumulate", "2", "--schedule", "one-cycle", "--warmup", "0.1"],
 }

@@ -234,14 +234,14 @@ def test_given_gates_are_the_start_where_asked_for(outcome, fit):
 
 
 def test_a_penalty_that_misses_says_so(fit):
-    result = fit(method_options={"budget": "penalty", "penalty": 1e-6})
+    result = fit(method="tgl", method_options={"budget": "penalty", "penalty": 1e-6})
     assert result.reached > 0.5
     assert "use the budget projection" in result.warnings[0]
 
 
 def test_a_strong_penalty_reaches_its_tolerance_and_freezes(trained_cnn, toy_costs, labelled):
     settings = replace(
-        FAST, gate_lr=0.01, epochs=6,
+        FAST, method="tgl", gate_lr=0.01, epochs=6,
         method_options={"budget": "penalty", "penalty": 300.0, "clip": 10.0, "tolerance": 0.03},
     )  # fmt: skip
     result = train(trained_cnn, toy_costs, labelled, settings)
@@ -299,6 +299,14 @@ def test_settings_that_make_no_sense_are_refused_by_name(wrong):
         Settings(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [({}, "fisher"), ({"gate_lr": 0.1}, "tgl"), ({"start": "given"}, "tgl"), ({"method": "scp", "gate_lr": 1}, "scp")],
+)
+def test_a_method_left_open_is_the_one_that_can_do_what_is_asked(asked, chosen):
+    assert Settings(**asked).chosen == chosen
+
+
 def test_importing_training_does_not_import_torch():
     code = "import sys, onnxprune.training; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -315,7 +323,7 @@ KINDS = {
     "augmented": {"augment": "crop,flip,mixup"},
     "workers": {"augment": "crop,flip", "workers": 2},
     "scp": {"method": "scp"},
-    "fisher": {"method": "fisher"},
+    "tgl": {"method": "tgl"},
     "taylor": {"method": "finetune"},
     "two limits": {"limits": {"params": 0.5}},
 }
@@ -401,7 +409,7 @@ def event_accumulator(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["tgl", "scp"])
+@pytest.mark.parametrize("method", ["fisher", "tgl", "scp"])
 def test_a_compiled_run_meets_the_budget_too(small_net, method):
     result = small_net(compile=True, method=method)
     assert 0.39 < result.reached <= 0.4

@@ -47,7 +47,7 @@ def trained(folder: Path, processes: int, *more: str) -> tuple[dict, dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["tgl", "scp"])
+@pytest.mark.parametrize("method", ["fisher", "tgl", "scp"])
 def test_two_processes_end_where_one_does_and_agree_on_every_gate(folder, tmp_path, method):
     for name in ("net.onnx", "bars.npz"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
