@@ -84,6 +84,8 @@ def exchanged(budget: Budget, counts: Sequence[int], ranges: Sequence[Sequence[i
     Where exchanges do not get there from `counts`, they start again with one or two groups a step up or down, the
     coarsest groups first: a trunk's 8 channels too few are made up for by all its branches together.
     """
+    if _room(budget, [r[0] for r in ranges]).min() < 0:
+        return list(counts)  # not even the least fits
     best = _descended(budget, list(counts), ranges)
     least, around, last = _worth(budget, best), list(counts), None
     while least > CLOSE / 2 and around != last:
@@ -122,11 +124,12 @@ def _worth(budget: Budget, counts: Sequence[int]) -> float:
 
 
 def _kicked(budget: Budget, counts: list[int], ranges: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """`counts` with one or two groups a step up or down, of those steps that change the costs most."""
+    """`counts` with one or two groups a step up or down, of the steps that exchanges of others cannot stand for."""
     up, down = _steps(counts, ranges)
-    units = _units(budget, counts).max(0)
     steps = np.concatenate([np.diag(up), -np.diag(down)])
-    coarsest = steps[np.argsort(-np.abs(steps) @ units, kind="stable")[:COARSEST]]
+    changes = np.abs(steps) @ _units(budget, counts).max(0)
+    order = np.argsort(-changes, kind="stable")[:COARSEST]
+    coarsest = steps[order[changes[order] > CLOSE / 2]]
     for number in (1, 2):
         for taken in combinations(coarsest, number):
             moved = np.asarray(counts) + sum(taken)
