@@ -288,6 +288,7 @@ def test_attention_of_three_axes(mask: tuple[int, ...] | None) -> None:
     check(text(scores + masked + "y = MatMul(a, x)"), (4, 6, 8), "attend_broadcasting", held=held)
 
 
+@pytest.mark.slow
 def test_attention_with_a_mask_is_the_same_exported_anew() -> None:
     mask = np.where(np.arange(6)[:, None] == 2, -np.inf, MASK).astype(np.float32)
     spelling = HEADS.replace("(x)", "(p)") + ATTENTIONS["rows that may be masked whole"]

@@ -133,6 +133,7 @@ def test_kernel_and_loop_have_the_same_gradients(op: str, facts: dict[str, Any],
         torch.testing.assert_close(gradient, by_loop[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("op", "facts"), [*KINDS, ("GRU", {})])
 def test_a_recurrent_layer_compiles_whole(op: str, facts: dict[str, Any]) -> None:
     module = load(layer(op, "bidirectional", **facts))

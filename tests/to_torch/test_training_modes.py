@@ -122,6 +122,7 @@ def test_channels_last_stays_so_from_end_to_end(with_gates: bool) -> None:
     assert copies.seen.total() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_with_all_gates_in_it_is_one_graph_and_trains_on_any_batch(name: str) -> None:
     _, module, x = imported(name, with_gates=True)
