@@ -12,7 +12,7 @@ from onnxprune.training.budget import BARELY, ROUNDING, Budget, Counts, Latent
 
 TRIED = 64
 """Exchanges that are counted exactly, the most promising first, before it is given up."""
-COARSEST = 8
+COARSEST = 16
 """Steps of which other starts are made then."""
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from chain import ChainCosts
 
 from onnxprune.training.balance import Balance
 from onnxprune.training.budget import Budget
@@ -51,6 +52,14 @@ def test_with_multiples_two_limits_are_met_within_a_hundredth(wide, multiple):
     shares = budget.shares(budget.opened(w))
     assert shares["macs"] <= 0.5 and shares["params"] <= 0.4
     assert max(shares["macs"] - 0.5, shares["params"] - 0.4) >= -0.01
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_of_a_few_wide_steps_meet_both_limits(seed):
+    narrow = ChainCosts(tuple("abcdef"), (16, 16, 32, 32, 64, 64), (1024, 1024, 256, 256, 64, 64, 1))
+    shares, _ = met(Budget.of(narrow, {"macs": 0.5, "params": 0.4}, multiple_of=8), seed)
+    assert 0.49 <= shares["macs"] <= 0.5
+    assert 0.39 <= shares["params"] <= 0.4
 
 
 def test_one_limit_is_left_alone(wide):
