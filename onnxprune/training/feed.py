@@ -36,13 +36,12 @@ class Feed:
         self.per_epoch = max(1, len(data) // self.of_a_step)
         self.steps = self.per_epoch * settings.epochs
         workers = settings.workers if settings.workers is not None else WORKERS[device.type == "cuda"]
-        mine = np.arange(accelerator.process_index, len(validation), processes)
+        self.mine = slice(accelerator.process_index, None, processes)
+        own = validation.take(np.arange(len(validation))[self.mine])
         self.data, self.held_out = (
-            Batches(samples, device, settings.channels_last, workers, collate)
-            for samples in (data, validation.take(mine))
+            Batches(samples, device, settings.channels_last, workers, collate) for samples in (data, own)
         )
         self.settings = settings
-        self.mine = slice(accelerator.process_index, None, processes)
 
     def after(self, step: int, augmentation: Augmentation | None) -> Generator[list[Batch]]:
         """What this process takes of each step left; the same for the same seed, wherever it starts."""

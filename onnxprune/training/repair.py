@@ -40,16 +40,11 @@ def repair(budget: Budget, w: Latent) -> Latent:
             best_first(parts),
             at_most=True,
         )
-        found.append(_with(w, budget, exchanged(budget, counts, ranges)))
-        if _most_room(budget, found[-1]) <= CLOSE:
+        counts = exchanged(budget, counts, ranges)
+        found.append(_with(w, budget, counts))
+        if np.abs(_room(budget, counts)).max() <= CLOSE:
             return found[-1]
     return next((rounded for rounded in found if budget.shortfall(rounded) is None), found[-1])
-
-
-def _most_room(budget: Budget, w: Latent) -> float:
-    """What is left of the limit that has most."""
-    shares = budget.shares(budget.opened(w))
-    return max(abs(limit - shares[by]) for by, limit in budget.limits.items())
 
 
 def _with(w: Latent, budget: Budget, counts: Sequence[int]) -> Latent:
@@ -84,10 +79,11 @@ def exchanged(budget: Budget, counts: Sequence[int], ranges: Sequence[Sequence[i
     Where exchanges do not get there from `counts`, they start again with one or two groups a step up or down, the
     coarsest groups first: a trunk's 8 channels too few are made up for by all its branches together.
     """
+    counts = list(counts)
     if _room(budget, [r[0] for r in ranges]).min() < 0:
-        return list(counts)  # not even the least fits
-    best = _descended(budget, list(counts), ranges)
-    least, around, last = _worth(budget, best), list(counts), None
+        return counts  # not even the least fits
+    best = _descended(budget, counts, ranges)
+    least, around, last = _worth(budget, best), counts, None
     while least > CLOSE / 2 and around != last:
         for start in _kicked(budget, around, ranges):
             found = _descended(budget, start, ranges)
