@@ -28,7 +28,7 @@ def repair(budget: Budget, w: Latent) -> Latent:
         ranges = [
             [*range(least, n + 1)] for n, least in zip(budget.costs.sizes, budget.floor.tolist(), strict=True)
         ]
-        return _with(w, budget, exchanged(budget, counts, ranges))
+        return _with(w, budget, _exchanged(budget, counts, ranges))
     parts, found = np.split(w, np.cumsum(budget.costs.sizes)[:-1]), list[Latent]()
     for width in WIDTHS if budget.multiple_of == "auto" else (int(budget.multiple_of),):
         limits = zip(budget.costs.sizes, budget.floor.tolist(), strict=True)
@@ -40,7 +40,7 @@ def repair(budget: Budget, w: Latent) -> Latent:
             best_first(parts),
             at_most=True,
         )
-        counts = exchanged(budget, counts, ranges)
+        counts = _exchanged(budget, counts, ranges)
         found.append(_with(w, budget, counts))
         if np.abs(_room(budget, counts)).max() <= CLOSE:
             return found[-1]
@@ -73,7 +73,7 @@ def _reopened(budget: Budget, w: Latent) -> Counts:
     return opened
 
 
-def exchanged(budget: Budget, counts: Sequence[int], ranges: Sequence[Sequence[int]]) -> list[int]:
+def _exchanged(budget: Budget, counts: Sequence[int], ranges: Sequence[Sequence[int]]) -> list[int]:
     """`counts` of open channels, each of its range, with room of at most half of CLOSE in every limit, if that can be.
 
     Where exchanges do not get there from `counts`, they start again with one or two groups a step up or down, the
@@ -135,15 +135,14 @@ def _kicked(budget: Budget, counts: list[int], ranges: Sequence[Sequence[int]]) 
 
 def _filled(budget: Budget, counts: list[int], ranges: Sequence[Sequence[int]]) -> list[int]:
     """With every step up that still fits, the dearest first."""
-    while True:
-        up, units = _steps(counts, ranges)[0], _units(budget, counts).max(0)
-        for g in np.argsort(-up * units, kind="stable").tolist():
-            moved = [*counts[:g], counts[g] + int(up[g]), *counts[g + 1 :]]
-            if up[g] and _room(budget, moved).min() >= 0:
-                counts = moved
-                break
-        else:
-            return counts
+    dearest = np.argsort(-_steps(counts, ranges)[0] * _units(budget, counts).max(0), kind="stable")
+    for g in dearest.tolist():
+        for more in (n for n in ranges[g] if n > counts[g]):
+            moved = [*counts[:g], more, *counts[g + 1 :]]
+            if _room(budget, moved).min() < 0:
+                break  # opening other groups has only made this one's channels dearer
+            counts = moved
+    return counts
 
 
 def _room(budget: Budget, counts: Sequence[int]) -> NDArray[np.float64]:

@@ -105,6 +105,11 @@ def test_a_small_net_comes_within_a_hundredth_by_exchanges(seed):
         assert target - 0.01 <= reached <= target
 
 
+def test_repair_keeps_the_least_multiples_where_not_even_they_fit(chain):
+    budget = Budget.of(chain, {"macs": 0.001}, multiple_of=8)
+    assert budget.opened(repair(budget, start(budget))).tolist() == [8, 8, 8]
+
+
 def test_unit_costs_are_relative_to_their_mean(chain):
     budget = Budget.of(chain, {"macs": 0.5})
     (unit,) = budget.unit_costs(start(budget))
