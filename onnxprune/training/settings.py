@@ -28,8 +28,8 @@ class Settings:
     `ratio` is the fraction kept of what `by` counts, `limits` further ones by what they count: `{"params": 0.4}`.
     `method` is one of `onnxprune.methods.registry.names()`, with `method_options`: "fisher", "tgl" and "scp" train
     gates and weights together and freeze the gates after the share `ramp` of all steps; "finetune" closes them before
-    the first. "auto" is "fisher", which lost least at half of the MACs (models/README.md); it is "tgl", whose gates
-    have a learning rate and start anywhere, where `gate_lr` or `start` "given" is asked for.
+    the first. "auto" is "fisher", which lost least, or as little as any, at half of the MACs (models/README.md); it is
+    "tgl", whose gates have a learning rate and start anywhere, where `gate_lr` or `start` "given" is asked for.
     `start` "ranked" opens all gates at ranks of importance, "given" takes the model's own; "auto" is "given" for
     "finetune" on a model with closed gates, else "ranked".
 
