@@ -263,7 +263,10 @@ def layer_name(node: gs.Node) -> str:
     operands = [stored(tensor) for tensor in node.inputs[1:]]
     weights = [t for t in operands if isinstance(t, gs.Constant) and len(t.shape) > 1]
     if weights and not _made_up(weights[0].name):
-        return str(weights[0].name.removesuffix("_quantized").removesuffix(".weight"))
+        name = (
+            weights[0].name.removesuffix("_quantized").removesuffix("_Transposed")
+        )  # by onnxruntime's quantiser
+        return str(name.removesuffix(".weight"))
     return str(node.name)
 
 

@@ -6,7 +6,7 @@ import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from test_law import both_sides
-from text_nets import analysed, net, sizes
+from text_nets import analysed, because, net, sizes
 
 from onnxprune import model, rewrite
 from onnxprune.cost import CostModel
@@ -36,6 +36,20 @@ def test_a_causal_convolution_passes_channels_with_their_past(domain: str):
     assert {member.tensor for member in found.groups[0].members} >= {"a", "p", "h", "s", "w", "bias", "w3"}
     layers = 7 * 3 * (6 + 6) + 7 * 6 * 2 + 2 * 6 * 2
     assert CostModel(found).total["macs"] == pytest.approx(layers + 7 * 6 * 3)
+
+
+@pytest.mark.parametrize("given", ["channels_last = 1", "input_channels = 6", "state_length = 2"])
+def test_a_causal_convolution_of_another_layout_is_frozen(given: str):
+    """As many channels as positions: no shape tells that they have changed places."""
+    text = f"""net (float[N,3,6] x) => (float[N,2,6] y) {{
+        a = Conv(x, w1)  h = com.microsoft.CausalConvWithState<{given}>(a, w)  y = Conv(h, w3)
+    }}"""
+    proto = net(text, w1=(6, 3, 1), w=(6, 1, 3), w3=(2, 6, 1))
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    found = analysed(proto)
+    assert sizes(found) == {}
+    name, value = given.split(" = ")
+    assert because(found, "a", 1) == {f"CausalConvWithState 'causalconvwithstate1': its {name} is {value}"}
 
 
 def test_a_causal_convolution_keeps_the_law():

@@ -188,7 +188,7 @@ def multi_head_attention_shape(node: Call) -> list[Sizes]:
 def group_query_attention(node: Node) -> Links:
     """`k` heads of keys and values, each for `g` heads of queries."""
     if any(node.has(number) for number in range(12, len(node.inputs))):
-        raise Unknown("its cache is quantised, or its queries are normalised inside")
+        raise Unknown("its cache is quantised, or its queries are normalised or padded inside")
     queries, shared = node.attr("num_heads"), node.attr("kv_num_heads")
     kept_whole = "its kernels want heads of a multiple of 8"
     group, packed = Virtual("g", _divided(queries, shared)), not node.has(1)

@@ -118,6 +118,33 @@ def test_group_query_attention(
     agree("GroupQueryAttention", inputs, fed=fed, outputs=3, num_heads=GROUPS, kv_num_heads=SHARED, **facts)
 
 
+@pytest.mark.parametrize(
+    "facts", [{}, {"qk_norm_epsilon": 0.1}, {"q_norm_epsilon": 0.1, "k_norm_epsilon": 0.5}], ids=str
+)
+def test_group_query_attention_with_norms_inside(facts: dict[str, float]) -> None:
+    """Against the same with the norms before it: not every onnxruntime runs them, or knows an epsilon for each."""
+    inputs = grouped(5, 0)
+    weights = {"q": draw(WIDE, seed=7), "k": draw(WIDE, seed=8)}
+    spare = dict.fromkeys(["cos", "sin", "places", "bias", "sink", "ks", "vs"])
+    made = single(
+        "GroupQueryAttention", inputs | spare | {"qw": weights["q"], "kw": weights["k"]}, fed=["q", "k", "v"],
+        num_heads=GROUPS, kv_num_heads=SHARED, **facts,
+    )  # fmt: skip
+    epsilon = facts.get("qk_norm_epsilon", 1e-6)
+    normed = {n: rms_norm(inputs[n], weights[n], facts.get(f"{n}_norm_epsilon", epsilon)) for n in ("q", "k")}
+    plain = single("GroupQueryAttention", inputs, fed=["q", "k", "v"], num_heads=GROUPS, kv_num_heads=SHARED)
+    (ours,) = in_torch(load(made), *(inputs[name] for name in "qkv"))
+    (theirs,) = in_onnxruntime(plain, normed["q"], normed["k"], inputs["v"])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
+    """Head by head."""
+    heads = x.reshape(*x.shape[:2], -1, len(weight))
+    size = np.sqrt(np.square(heads).mean(-1, keepdims=True) + epsilon)
+    return np.asarray((heads / size * weight).reshape(x.shape), np.float32)
+
+
 def test_texts_of_several_lengths_put_their_keys_where_theirs_end() -> None:
     inputs = grouped(1, 4) | {"known": np.array([2, 4], np.int32)} | CACHES
     made = single("GroupQueryAttention", inputs, fed=["q"], outputs=3, num_heads=GROUPS, kv_num_heads=SHARED,

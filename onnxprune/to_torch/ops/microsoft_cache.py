@@ -63,6 +63,7 @@ def group_query_attention(
     v_scale: None = None,
     q_norm_weight: Tensor | None = None,
     k_norm_weight: Tensor | None = None,
+    query_seqlens: None = None,
     *,
     num_heads: int,
     kv_num_heads: int,
@@ -74,6 +75,8 @@ def group_query_attention(
     rotary_interleaved: int = 0,
     smooth_softmax: int = -1,
     qk_norm_epsilon: float = 1e-6,
+    q_norm_epsilon: float | None = None,
+    k_norm_epsilon: float | None = None,
     qk_output: Literal[0] = 0,
     sliding_window_cache: Literal[0] = 0,
     kv_cache_bit_width: Literal[0] = 0,
@@ -84,8 +87,8 @@ def group_query_attention(
     """Text `b` has `seqlens_k[b] + 1` keys, its new ones last; caches are [batch, heads, at least so many, size]."""
     q, k, v = _heads(query, key, value, num_heads, kv_num_heads)
     if q_norm_weight is not None and k_norm_weight is not None:
-        q = F.rms_norm(q, q.shape[-1:], q_norm_weight, qk_norm_epsilon)
-        k = F.rms_norm(k, k.shape[-1:], k_norm_weight, qk_norm_epsilon)
+        q = F.rms_norm(q, q.shape[-1:], q_norm_weight, q_norm_epsilon or qk_norm_epsilon)
+        k = F.rms_norm(k, k.shape[-1:], k_norm_weight, k_norm_epsilon or qk_norm_epsilon)
     length, total = q.shape[2], int(number(total_sequence_length))
     known = seqlens_k.reshape(-1, 1).to(torch.int64) + 1
     first = length > 1 and length == total

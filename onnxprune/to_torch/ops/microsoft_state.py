@@ -22,9 +22,14 @@ def causal_conv_with_state(
     activation: str = "none",
     channels_last: int = 0,
     dilation: int = 1,
+    input_channel_offset: Literal[0] = 0,
+    input_channels: Literal[0] = 0,
     ndim: Literal[1] = 1,
+    state_channels_last: Literal[-1] = -1,
+    state_length: Literal[0] = 0,
+    state_update_capacity: Literal[0] = 0,
     state_window: Literal[0] = 0,
-    n_outputs: int = 1,
+    n_outputs: Literal[1, 2] = 1,
 ) -> Tensor | tuple[Tensor, ...]:
     """`x` [batch, channels, time], each channel by itself; the state is what came before, and then what is last."""
     shape = x.shape
