@@ -20,6 +20,7 @@ ADVICE: tuple[tuple[str, str], ...] = (
     ("a loss counts", "export the network without its loss"),
     ("whole numbers|scales|zero points?|into bytes|a block|blocks? do|quantised", PLAIN),
     ("in one operand|its cache|differ in size|turns queries|hidden sizes|channels last|statistics are read", PLAIN),
+    ("lie otherwise", PLAIN),
     ("not known|coefficients do|dynamic size|dynamic axis|blocks on an axis|both .* None|both None", SHAPE),
     ("on as a value|reads it as", SHAPE),
     ("depends on|only known at|of its input's size|nonzero", DATA),

@@ -90,7 +90,7 @@ def causal_conv(node: Node) -> str:
     """Depthwise over what came before: its own past, which it hands on."""
     given = next((name for name in _OTHER_FORMS if node.attr(name, 0)), None)
     if given is not None:
-        raise Unknown(f"its {given} is {node.attr(given)}")
+        raise Unknown(f"its channels or states lie otherwise ({given} is {node.attr(given)})")
     return "N c L, c 1 K, c, N c P -> N c L, N c P | N c L K"
 
 
