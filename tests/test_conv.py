@@ -38,7 +38,9 @@ def test_a_causal_convolution_passes_channels_with_their_past(domain: str):
     assert CostModel(found).total["macs"] == pytest.approx(layers + 7 * 6 * 3)
 
 
-@pytest.mark.parametrize("given", ["channels_last = 1", "input_channels = 6", "state_length = 2"])
+@pytest.mark.parametrize(
+    "given", ["channels_last = 1", "state_channels_last = 1", "input_channels = 6", "state_length = 2"]
+)
 def test_a_causal_convolution_of_another_layout_is_frozen(given: str):
     """As many channels as positions: no shape tells that they have changed places."""
     text = f"""net (float[N,3,6] x) => (float[N,2,6] y) {{

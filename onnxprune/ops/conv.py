@@ -80,15 +80,17 @@ def group_count(node: Node, kept: Kept) -> None:
         node.raw.attrs["group"] = outputs // kept.size(node.inputs[1], 1)
 
 
-_OTHER_FORMS = ("channels_last", "input_channels", "state_length", "state_window", "state_update_capacity")
-"""Attributes by which onnxruntime's lays out its operands or states otherwise."""
+_OTHER_FORMS = (
+    "channels_last", "input_channels", "state_channels_last", "state_length", "state_window", "state_update_capacity"
+)  # fmt: skip
+"""Attributes that, above 0, lay out the operands or states of onnxruntime's otherwise."""
 
 
 @axes("CausalConvWithState")
 @axes("CausalConvWithState", domain="com.microsoft")
 def causal_conv(node: Node) -> str:
     """Depthwise over what came before: its own past, which it hands on."""
-    given = next((name for name in _OTHER_FORMS if node.attr(name, 0)), None)
+    given = next((name for name in _OTHER_FORMS if node.attr(name, 0) > 0), None)
     if given is not None:
         raise Unknown(f"its channels or states lie otherwise ({given} is {node.attr(given)})")
     return "N c L, c 1 K, c, N c P -> N c L, N c P | N c L K"

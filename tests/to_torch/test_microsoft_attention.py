@@ -118,6 +118,10 @@ def test_group_query_attention(
     agree("GroupQueryAttention", inputs, fed=fed, outputs=3, num_heads=GROUPS, kv_num_heads=SHARED, **facts)
 
 
+SPARE = dict.fromkeys(["cos", "sin", "places", "bias", "sink", "k_scale", "v_scale"])
+"""What stands between the lengths and the norms."""
+
+
 @pytest.mark.parametrize(
     "facts", [{}, {"qk_norm_epsilon": 0.1}, {"q_norm_epsilon": 0.1, "k_norm_epsilon": 0.5}], ids=str
 )
@@ -125,9 +129,8 @@ def test_group_query_attention_with_norms_inside(facts: dict[str, float]) -> Non
     """Against the same with the norms before it: not every onnxruntime runs them, or knows an epsilon for each."""
     inputs = grouped(5, 0)
     weights = {"q": draw(WIDE, seed=7), "k": draw(WIDE, seed=8)}
-    spare = dict.fromkeys(["cos", "sin", "places", "bias", "sink", "ks", "vs"])
     made = single(
-        "GroupQueryAttention", inputs | spare | {"qw": weights["q"], "kw": weights["k"]}, fed=["q", "k", "v"],
+        "GroupQueryAttention", inputs | SPARE | {"qw": weights["q"], "kw": weights["k"]}, fed=["q", "k", "v"],
         num_heads=GROUPS, kv_num_heads=SHARED, **facts,
     )  # fmt: skip
     epsilon = facts.get("qk_norm_epsilon", 1e-6)
@@ -162,6 +165,10 @@ def test_group_query_attention_refuses_what_it_does_not_compute() -> None:
         made = single("GroupQueryAttention", inputs, fed=["q"], num_heads=GROUPS, kv_num_heads=SHARED, **facts)
         with pytest.raises(ConversionError, match="is not supported"):
             load(made)
+    padded = inputs | SPARE | dict.fromkeys(["qw", "kw"]) | {"queries": np.ones(len(inputs["known"]), np.int32)}
+    made = single("GroupQueryAttention", padded, fed=["q"], num_heads=GROUPS, kv_num_heads=SHARED)
+    with pytest.raises(ConversionError, match="query_seqlens"):
+        load(made)
 
 
 @pytest.mark.parametrize("start", [np.array([2]), np.array([[0, 1, 2, 3, 4], [3, 4, 5, 6, 7]])], ids=str)
