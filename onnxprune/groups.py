@@ -258,15 +258,19 @@ def _name(tensors: dict[str, gs.Tensor], members: tuple[Member, ...]) -> str:
     return members[0].tensor if members else "channels"
 
 
+_APPENDED = ("_quantized", "_Transposed", ".weight")
+"""To a layer's name, to call its weight: the last by exporters, the first two by onnxruntime's quantiser."""
+
+
 def layer_name(node: gs.Node) -> str:
     """A node by its weight, as the exporter called it; else by its own name."""
     operands = [stored(tensor) for tensor in node.inputs[1:]]
     weights = [t for t in operands if isinstance(t, gs.Constant) and len(t.shape) > 1]
     if weights and not _made_up(weights[0].name):
-        name = (
-            weights[0].name.removesuffix("_quantized").removesuffix("_Transposed")
-        )  # by onnxruntime's quantiser
-        return str(name.removesuffix(".weight"))
+        name = str(weights[0].name)
+        for suffix in _APPENDED:
+            name = name.removesuffix(suffix)
+        return name
     return str(node.name)
 
 
