@@ -2,8 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import islice
+
+import numpy as np
 
 WIDTHS = (16, 8, 4, 1)
 """Steps of kept counts to try for `auto`, widest first: onnxruntime's CPU kernels work on 16 lanes, and counts between
@@ -13,6 +16,19 @@ NARROWEST = 2
 """A group is stepped through in at least so many steps."""
 NEAR = 1e-4
 """How far below the target is close enough to try no more single steps."""
+GAP = 0.002
+"""How far from the target is close enough to trade no steps between groups, as a fraction of the whole cost."""
+PRICE = 0.005
+"""How much closer to the target a trade must bring the cost for taking groups away from what is wanted of them, per
+whole group: a quarter of one group for 0.00125 of the cost."""
+SEEN = 24
+"""Groups whose next step up, and whose next step down, is measured before each trade, those nearest their wish."""
+TRIED = 32
+"""Trades that are counted exactly, the most promising first, before it is given up."""
+ROUNDING = 1e-9
+"""How far above the target a trade at most may seem to be before it is counted exactly."""
+TRADES = 4
+"""How many are made at most, each for at most 2 * SEEN + TRIED counts of the cost."""
 
 Wanted = Callable[[float], list[float]]
 """How many channels each group would keep, as real numbers, at a setting from 0 (least) to 1 (all)."""
@@ -28,10 +44,36 @@ def allowed(size: int, widest: int, least: int = 1, *, exact: bool = False) -> l
     return [*(n for n in range(step, size, step) if n >= least), size]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of the counts."""
+
+    fraction: Fraction
+    target: float
+    ranges: Sequence[list[int]]
+    real: list[float]
+    """How many channels of each group are wanted."""
+    at_most: bool
+
+    def better(self, cost: float, than: float) -> bool:
+        """Whether this cost is closer to the target, and allowed."""
+        closer = abs(cost - self.target) < abs(than - self.target)
+        return closer and not (self.at_most and cost > self.target)
+
+
 def settle(
-    fraction: Fraction, target: float, ranges: Sequence[list[int]], wanted: Wanted, *, at_most: bool = False
+    fraction: Fraction,
+    target: float,
+    ranges: Sequence[list[int]],
+    wanted: Wanted,
+    *,
+    at_most: bool = False,
+    trade: bool = True,
 ) -> list[int]:
-    """Allowed counts whose cost is nearest to the target (`at_most`: and not above), each close to what is wanted."""
+    """Allowed counts whose cost is nearest to the target (`at_most`: and not above), each close to what is wanted.
+
+    `trade`: some further from it, where that brings the cost nearer; else as near as single steps up come.
+    """
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -39,57 +81,51 @@ def settle(
         low, high = (middle, high) if fraction(real) < target else (low, middle)
     real = wanted(high)
     counts = [max([n for n in r if n <= w + 1e-9], default=r[0]) for w, r in zip(real, ranges, strict=True)]
-    return _fill(fraction, target, ranges, real, counts, at_most)
+    asked = _Asked(fraction, target, ranges, real, at_most)
+    filled = _filled(asked, counts)
+    return _traded(asked, filled) if trade else filled
 
 
-def _fill(
-    fraction: Fraction,
-    target: float,
-    ranges: Sequence[list[int]],
-    real: list[float],
-    counts: list[int],
-    at_most: bool,
-) -> list[int]:
+def _filled(asked: _Asked, counts: list[int]) -> list[int]:
     """Steps up, the group furthest below its wish first, while that brings the cost closer to the target."""
-    counts = _climb(fraction, target, ranges, real, counts)
-    reached = fraction(counts)
+    ranges, real = asked.ranges, asked.real
+    counts = _climbed(asked, counts)
+    reached = asked.fraction(counts)
     closed: set[int] = set()
-    while target - reached > NEAR:
+    while asked.target - reached > NEAR:
         open_groups = [g for g in range(len(counts)) if g not in closed and counts[g] < ranges[g][-1]]
         if not open_groups:
             break
         g = max(open_groups, key=lambda k: (real[k] - counts[k]) / ranges[k][-1])
         candidate = list(counts)
         candidate[g] = ranges[g][ranges[g].index(counts[g]) + 1]
-        closer = fraction(candidate)
-        if abs(closer - target) < abs(reached - target) and not (at_most and closer > target):
-            counts, reached = candidate, closer
+        cost = asked.fraction(candidate)
+        if asked.better(cost, reached):
+            counts, reached = candidate, cost
         else:
             closed.add(g)
     return counts
 
 
-def _climb(
-    fraction: Fraction, target: float, ranges: Sequence[list[int]], real: list[float], counts: list[int]
-) -> list[int]:
+def _climbed(asked: _Asked, counts: list[int]) -> list[int]:
     """The first of these steps, as many as stay below the target: found by halving, as each look costs a count."""
-    steps = _steps(ranges, real, counts)
+    steps = _steps(asked.ranges, asked.real, counts)
     order: list[int] = []
 
     def after(number: int) -> list[int]:
         taken = Counter(order[:number])
-        return [r[r.index(n) + taken[g]] for g, (r, n) in enumerate(zip(ranges, counts, strict=True))]
+        return [r[r.index(n) + taken[g]] for g, (r, n) in enumerate(zip(asked.ranges, counts, strict=True))]
 
     low, high = 0, 1
     while True:
         order += islice(steps, high - len(order))
         high = len(order)
-        if high == low or fraction(after(high)) > target:
+        if high == low or asked.fraction(after(high)) > asked.target:
             break
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if fraction(after(middle)) > target else (middle, high)
+        low, high = (low, middle) if asked.fraction(after(middle)) > asked.target else (middle, high)
     return after(low)
 
 
@@ -108,3 +144,78 @@ def _steps(ranges: Sequence[list[int]], real: list[float], counts: list[int]) ->
         at[g] += 1
         if at[g] + 1 < len(ranges[g]):
             heappush(waiting, ((ranges[g][at[g]] - real[g]) / ranges[g][-1], g))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step or two of a group, up or down, and what is expected of it."""
+
+    group: int
+    count: int
+    dearer: float
+    """By how much the cost grows, as a fraction of the whole."""
+    strays: float
+    """How much further from its wish the group is then, as a fraction of it."""
+
+
+def _traded(asked: _Asked, counts: list[int]) -> list[int]:
+    """Steps of one group against steps of another while the cost is off by more than GAP and they bring it closer."""
+    reached = asked.fraction(counts)
+    for _ in range(TRADES):
+        if abs(reached - asked.target) <= GAP:
+            break
+        for trade in _trades(asked, _around(asked, counts, reached), reached):
+            candidate = list(counts)
+            for step in trade:
+                candidate[step.group] = step.count
+            cost = asked.fraction(candidate)
+            strays = sum(step.strays for step in trade)
+            gained = abs(reached - asked.target) - max(abs(cost - asked.target), GAP)
+            if asked.better(cost, reached) and gained > PRICE * strays:
+                counts, reached = candidate, cost
+                break
+        else:
+            break
+    return counts
+
+
+def _around(asked: _Asked, counts: list[int], reached: float) -> list[_Step]:
+    """One step and two, up and down, of the groups that stay nearest their wish; the second's cost is taken to be as
+    much a channel as the first's.
+    """
+    found = []
+    for way in (1, -1):
+        nearest: list[tuple[float, int, list[int]]] = []
+        for g, (r, n, wish) in enumerate(zip(asked.ranges, counts, asked.real, strict=True)):
+            at = r.index(n)
+            ahead = r[at + 1 : at + 3] if way > 0 else r[max(at - 2, 0) : at][::-1]
+            if ahead:
+                nearest.append((_strays(n, ahead[0], wish, r), g, ahead))
+        for _, g, ahead in sorted(nearest)[:SEEN]:
+            candidate = [*counts[:g], ahead[0], *counts[g + 1 :]]
+            each = (asked.fraction(candidate) - reached) / (ahead[0] - counts[g])
+            for count in ahead:
+                strays = _strays(counts[g], count, asked.real[g], asked.ranges[g])
+                found.append(_Step(g, count, each * (count - counts[g]), strays))
+    return found
+
+
+def _strays(count: int, to: int, wish: float, range_: list[int]) -> float:
+    return (abs(to - wish) - abs(count - wish)) / range_[-1]
+
+
+def _trades(asked: _Asked, steps: list[_Step], reached: float) -> Iterator[tuple[_Step, ...]]:
+    """Steps of up to three groups that promise to be worth it together, the most promising first."""
+    dearer = np.asarray([0.0, 0.0, *(step.dearer for step in steps)])
+    strays = np.asarray([0.0, 0.0, *(step.strays for step in steps)])
+    group = np.asarray([-2, -1, *(step.group for step in steps)])
+    number = np.arange(len(group))
+    taken = np.nonzero((number[:, None, None] < number[:, None]) & (number[:, None] < number))
+    one, other, third = (group[k] for k in taken)
+    gap = reached - asked.target + sum(dearer[k] for k in taken)
+    worth = np.maximum(np.abs(gap), GAP) + PRICE * sum(strays[k] for k in taken)
+    refused = (one == other) | (one == third) | (other == third) | (asked.at_most & (gap > ROUNDING))
+    worth[refused | (worth >= abs(reached - asked.target))] = np.inf
+    for best in np.argsort(worth, kind="stable")[:TRIED]:
+        if worth[best] < np.inf:
+            yield tuple(steps[k[best] - 2] for k in taken if k[best] > 1)

@@ -39,6 +39,7 @@ def repair(budget: Budget, w: Latent) -> Latent:
             ranges,
             best_first(parts),
             at_most=True,
+            trade=False,  # exchanges follow, under every limit
         )
         counts = _exchanged(budget, counts, ranges)
         found.append(_with(w, budget, counts))
