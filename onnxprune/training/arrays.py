@@ -175,7 +175,7 @@ def _cast(array: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[np.g
 
 def _fits(shape: tuple[int, ...], dims: Sequence[int | str | None]) -> bool:
     pairs = zip(shape[1:], dims[1:], strict=False)
-    return len(shape) == len(dims) and all(not isinstance(d, int) or d == s for d, s in pairs)
+    return len(shape) == len(dims) and all(not isinstance(dim, int) or dim == size for size, dim in pairs)
 
 
 def _shown(array: NDArray[np.generic]) -> str:

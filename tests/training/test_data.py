@@ -38,6 +38,15 @@ def test_float_arrays_are_fed_as_they_are(tmp_path, name):
     assert loaded.labels_of([2, 5]).tolist() == [2, 5]
 
 
+@pytest.mark.parametrize("dims", [(None, 3, None, None), ("n", 3, "h", 5), (None, None, 4, 5)])
+def test_open_axes_of_the_model_take_any_size(tmp_path, dims):
+    values = RNG.normal(size=(7, 3, 4, 5)).astype(np.float32)
+    loaded = data.load(npz(tmp_path, x=values), [("image", np.float32, dims)])
+    np.testing.assert_array_equal(loaded.batch([1])[0], values[[1]])
+    with pytest.raises(DataError, match="reshape it so"):
+        data.load(npz(tmp_path, x=values[:, :2, :3]), [("image", np.float32, dims)])
+
+
 def test_without_labels_the_data_is_unlabelled(tmp_path):
     assert data.load(npz(tmp_path, x=pixels(2, 4, 5, 3)), IMAGE).labels is None
 
