@@ -77,3 +77,17 @@ def test_layer_norm_takes_a_scale_that_only_broadcasts() -> None:
     x = draw(2, 3, 4)
     expected = torch.nn.functional.layer_norm(torch.from_numpy(x), [3, 4]) * torch.from_numpy(draw(1, 4))
     np.testing.assert_allclose(in_torch(load(made), x)[0], expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_group_norm_of_an_input_that_lies_channels_last_has_gradients() -> None:
+    """The backward pass of PyTorch 2.13's own crashes the process."""
+    values = {"scale": draw(4, seed=1), "bias": draw(4, seed=2)}
+    nodes = [helper.make_node("GroupNormalization", ["x", *values], ["y"], num_groups=2)]
+    module = load(model(nodes, {"x": ["N", 4, 7, 4]}, ["y"], values, opset=21))
+    x = torch.from_numpy(draw(2, 4, 7, 4))
+    gradients = []
+    for laid_out in (x, x.to(memory_format=torch.channels_last)):
+        module.zero_grad()
+        module(laid_out).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in module.parameters()])
+    torch.testing.assert_close(*gradients)

@@ -77,7 +77,7 @@ def group_normalization_18(
 ) -> Tensor:
     """`scale` and `bias` hold one entry per group (changed in opset 21)."""
     per_group = x.shape[1] // num_groups
-    return F.group_norm(
+    return _group_norm(
         x, num_groups, scale.repeat_interleave(per_group), bias.repeat_interleave(per_group), epsilon
     )
 
@@ -86,7 +86,12 @@ def group_normalization_18(
 def group_normalization(
     x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Tensor:
-    return F.group_norm(x, num_groups, scale, bias, epsilon)
+    return _group_norm(x, num_groups, scale, bias, epsilon)
+
+
+def _group_norm(x: Tensor, groups: int, scale: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """On a CPU the backward pass of PyTorch 2.13 crashes where the input lies channels last and takes no gradient."""
+    return F.group_norm(x if x.requires_grad else x.contiguous(), groups, scale, bias, epsilon)
 
 
 @converts("LayerNormalization", since=17)
