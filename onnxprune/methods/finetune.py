@@ -15,9 +15,9 @@ from onnxprune.methods.taylor import ranked_start, spread
 
 @dataclass
 class Finetune(Method):
-    """Gates that `criterion` ranks: "taylor" per cost over all gates, or "l1", "l2" within each group.
+    """Gates that `criterion` ranks: "taylor" per cost over all gates, or one of `CRITERIA` within each group.
 
-    Norms of weights cannot be compared between groups, so that they close the same share of every group.
+    Scores of weights alone cannot be compared between groups, so that they close the same share of every group.
     """
 
     criterion: str = "taylor"
@@ -25,7 +25,7 @@ class Finetune(Method):
     def __post_init__(self) -> None:
         if self.criterion != "taylor" and self.criterion not in CRITERIA:
             raise TrainingError(
-                f"criterion {self.criterion!r} is unknown: give taylor, {' or '.join(CRITERIA)}"
+                f"criterion {self.criterion!r} is unknown: give one of taylor, {', '.join(CRITERIA)}"
             )
 
     @property

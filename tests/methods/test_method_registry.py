@@ -97,7 +97,7 @@ def test_a_run_trains_by_another_packages_method(installed):
         ("tgl", {"budget": "none"}, "budget 'none' is unknown"),
         ("scp", {"delta": 0.7}, "delta is 0.7: give a probability"),
         ("scp", {"tau": 0.0}, "tau of scp is 0.0"),
-        ("finetune", {"criterion": "luck"}, "criterion 'luck' is unknown: give taylor, l1 or l2"),
+        ("finetune", {"criterion": "luck"}, "criterion 'luck' is unknown: give one of taylor, l1, l2, gm, bn"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(name, options, says):
