@@ -5,8 +5,7 @@ augmentation.check(data)
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from onnxprune.errors import TrainingError
+from onnxprune.training.mixing import MIXING, mixed, own_randomness, torchvision
 from onnxprune.training.samples import Column, Data
 
 if TYPE_CHECKING:
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 PER_SAMPLE = ("crop", "resized-crop", "flip", "randaugment")
 """In the order in which they are done."""
-MIXUP = "mixup"
-NAMES = (*PER_SAMPLE, MIXUP)
+NAMES = (*PER_SAMPLE, *MIXING)
 ALIASES = {"crop-flip": ("crop", "flip")}
 IGNORED = -1  # what a mask holds where a crop reaches beyond the image: no loss is taken there
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training samples: `names` of NAMES; `classes` is how many the model tells apart, for mixup.
+    """What is done to training samples: `names` of NAMES; `classes` is how many the model tells apart, for MIXING.
 
     "crop" pads by zeros of 1/8 of the size and crops back at random, "flip" mirrors half of the images, "randaugment"
     and "resized-crop" are torchvision's defaults; these act on each sample's pixels. "mixup" mixes each normalised
-    sample and its label with the next of the batch. Masks are transformed with their images; where a crop reaches
+    sample and its label with the next of the batch, "cutmix" puts a part of the next image into each and mixes their
+    labels by area; of both, each batch gets one. Masks are transformed with their images; where a crop reaches
     beyond them they are IGNORED.
     """
 
@@ -55,7 +55,7 @@ class Augmentation:
             raise TrainingError(
                 f"augment {unknown!r} is unknown: give some of {known}, with commas between them"
             )
-        _torchvision()
+        torchvision()
         return Augmentation(tuple(name for name in NAMES if name in names), classes)
 
     def check(self, data: Data) -> None:
@@ -73,15 +73,17 @@ class Augmentation:
                 raise TrainingError(
                     "augment randaugment cannot move masks along: use crop, resized-crop and flip"
                 )
-        if MIXUP in self.names:
-            self._check_mixup(data)
+        for name in self.mixing:
+            self._check_mixing(data, name)
 
     def samples(
         self, stored: Sequence[np.ndarray], labels: np.ndarray | None, data: Data, seeds: Sequence[int]
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """A batch as it is stored, each sample transformed by randomness of its own seed."""
-        if MIXUP in self.names and labels is not None and labels.dtype.kind == "i":
-            _check_classes(labels, self.classes or 0)  # here, because on a GPU it would wait for each batch
+        if self.mixing and labels is not None and labels.dtype.kind == "i":
+            _check_classes(
+                labels, self.classes or 0, self.mixing[0]
+            )  # here, because on a GPU it would wait for each batch
         tensors = [_tensor(values) for values in stored]
         target = None if labels is None else _tensor(labels)
         images = [number for number, column in enumerate(data.columns) if is_image(column)]
@@ -97,33 +99,44 @@ class Augmentation:
         return tuple(tensors), target if masks is None else masks
 
     def mixed(
-        self, inputs: tuple[Tensor, ...], labels: Tensor | None, seed: int
+        self, inputs: tuple[Tensor, ...], labels: Tensor | None, data: Data, seed: int
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """Float inputs and labels of a batch, mixed where that is asked for; class numbers become (n, classes)."""
-        if MIXUP not in self.names:
+        if not self.mixing:
             return inputs, labels
-        return _mixed(inputs, labels, self.classes, seed)
+        last = [_last_in_batch(column) for column in data.columns]
+        return mixed(self.mixing, inputs, labels, classes=self.classes, last=last, seed=seed)
 
-    def _check_mixup(self, data: Data) -> None:
+    @property
+    def mixing(self) -> tuple[str, ...]:
+        """Those of `names` that mix samples."""
+        return tuple(name for name in self.names if name in MIXING)
+
+    def _check_mixing(self, data: Data, name: str) -> None:
         if has_masks(data):
-            raise TrainingError("augment mixup cannot mix masks: leave it out")
+            raise TrainingError(f"augment {name} cannot mix masks: leave it out")
         whole = next((c.name for c in data.columns if c.pixels is None and c.values.dtype.kind != "f"), None)
         if whole is not None:
             raise TrainingError(
-                f"augment mixup cannot mix the whole numbers of input '{whole}': leave it out"
+                f"augment {name} cannot mix the whole numbers of input '{whole}': leave it out"
             )
+        if name == "cutmix":
+            _check_images(data, name)
+            other = next((column.name for column in data.columns if not is_image(column)), None)
+            if other is not None:
+                raise TrainingError(f"augment cutmix cannot cut input '{other}', no image: leave it out")
         if data.labels is None or data.labels.dtype.kind == "f":
             return
         if int(np.prod(data.labels.shape[1:])) != 1:
             raise TrainingError(
-                f"augment mixup takes one class number per sample, not {data.labels.shape[1:]}: leave it out"
+                f"augment {name} takes one class number per sample, not {data.labels.shape[1:]}: leave it out"
             )
         if self.classes is None:
             raise TrainingError(
-                "augment mixup needs the number of classes, which the task does not have: leave it out"
+                f"augment {name} needs the number of classes, which the task does not have: leave it out"
             )
         if isinstance(data.labels, np.ndarray):
-            _check_classes(data.labels, self.classes)
+            _check_classes(data.labels, self.classes, name)
 
 
 def seed_of(*numbers: int) -> int:
@@ -173,7 +186,7 @@ def _transformed(
 
     alone = masks is None and len(images) == 1  # a plain tensor is an image too, and cheaper
     results = []
-    with _own_randomness():
+    with own_randomness():
         for number, seed in enumerate(seeds):
             torch.default_generator.manual_seed(seed)
             if alone:
@@ -192,7 +205,7 @@ _PADDING = (None,)  # a transform of one value returns no tuple
 
 @lru_cache
 def _per_sample(names: tuple[str, ...], height: int, width: int) -> "v2.Transform":
-    v2 = _torchvision()
+    v2 = torchvision()
     from torchvision import tv_tensors
 
     fill = {torch.Tensor: 0, tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}
@@ -206,50 +219,13 @@ def _per_sample(names: tuple[str, ...], height: int, width: int) -> "v2.Transfor
     return v2.Compose([make() for name, make in made.items() if name in names])
 
 
-def _mixed(
-    inputs: tuple[Tensor, ...], labels: Tensor | None, classes: int | None, seed: int
-) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """All inputs as images, which is what MixUp mixes, and labels of any shape as (n, k)."""
-    from torchvision import tv_tensors
-
-    n = len(inputs[0])
-    images = [tv_tensors.Image(value if value.dim() == 4 else value.reshape(n, 1, 1, -1)) for value in inputs]
-    if labels is None:
-        target = torch.zeros(n, 1)
-    elif labels.is_floating_point():
-        target = labels.reshape(n, -1)
-    else:
-        target = labels.reshape(n)
-    whole = not target.is_floating_point()
-    mixup = _torchvision().MixUp(
-        num_classes=classes if whole else None, labels_getter=lambda parts: parts[-1]
-    )
-    with _own_randomness():
-        torch.default_generator.manual_seed(seed)
-        *mixed, soft = mixup(*images, target)
-    values = tuple(m.as_subclass(Tensor).reshape(v.shape) for m, v in zip(mixed, inputs, strict=True))
-    if labels is None:
-        return values, None
-    return values, soft if whole else soft.reshape(labels.shape)
-
-
-def _check_classes(labels: np.ndarray, classes: int) -> None:
+def _check_classes(labels: np.ndarray, classes: int, name: str) -> None:
     least, most = int(labels.min()), int(labels.max())
     if least < 0 or most >= classes:
         raise TrainingError(
-            f"augment mixup: class numbers from {least} to {most} for a model of {classes} classes: number them from "
+            f"augment {name}: class numbers from {least} to {most} for a model of {classes} classes: number them from "
             "0, without samples to ignore, or leave it out"
         )
-
-
-@contextmanager
-def _own_randomness() -> Iterator[None]:
-    """What is drawn inside leaves no trace in the global generator; seeding that alone is quicker than manual_seed."""
-    state = torch.default_generator.get_state()
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(state)
 
 
 def _size(column: Column) -> tuple[int, ...]:
@@ -262,6 +238,13 @@ def _last(column: Column) -> bool:
     return column.pixels is not None or (shape[1] not in (1, 3) and shape[3] in (1, 3))
 
 
+def _last_in_batch(column: Column) -> bool:
+    """Whether the channels of an input as the model takes it are its last axis."""
+    if column.pixels is not None:
+        return not column.pixels.channels_first
+    return is_image(column) and _last(column)
+
+
 def _channels_first(values: Tensor, column: Column) -> Tensor:
     return values.movedim(-1, 1).contiguous() if _last(column) else values
 
@@ -272,13 +255,3 @@ def _as_stored(values: Tensor, column: Column) -> Tensor:
 
 def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values))
-
-
-def _torchvision() -> Any:
-    try:
-        from torchvision.transforms import v2
-    except ImportError as error:
-        raise TrainingError(
-            "augment needs torchvision: pip install 'onnxprune[images]', or leave it out"
-        ) from error
-    return v2

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from onnxprune.errors import DataError, OnnxpruneError, TrainingError
-from onnxprune.training.augmentation import MIXUP, Augmentation, seed_of
+from onnxprune.training.augmentation import Augmentation, seed_of
 from onnxprune.training.labels import Collate, collated, mapped, on_device
 from onnxprune.training.preprocessing import Pixels
 from onnxprune.training.samples import Data
@@ -79,8 +79,9 @@ class Batches:
         self, draws: Iterable[Draw], augmentation: Augmentation | None = None, seed: int = 0
     ) -> Generator[Batch]:
         """A batch for each step and its samples, each sample augmented as `seed`, the step and its row number say."""
-        if self.collate is not None and augmentation is not None and MIXUP in augmentation.names:
-            raise TrainingError("augment mixup cannot mix labels that a task collates: leave it out")
+        if self.collate is not None and augmentation is not None and augmentation.mixing:
+            name = augmentation.mixing[0]
+            raise TrainingError(f"augment {name} cannot mix labels that a task collates: leave it out")
         loader = DataLoader(
             _Samples(self.data, augmentation, seed, self.collate),
             batch_size=None,
@@ -96,9 +97,8 @@ class Batches:
                 raise loaded
             batch, (step, rows) = self._batch(loaded), loaded.draw
             if augmentation is not None:
-                batch = Batch(
-                    *augmentation.mixed(batch.inputs, batch.labels, seed_of(seed, step, int(rows[0])))
-                )
+                own = seed_of(seed, step, int(rows[0]))
+                batch = Batch(*augmentation.mixed(batch.inputs, batch.labels, self.data, own))
             yield batch
 
     def in_parts(

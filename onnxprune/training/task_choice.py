@@ -83,7 +83,7 @@ def choose(
 
 
 def classes_of(task: Task) -> int | None:
-    """How many classes one prediction per sample has, which mixup must know; None for other tasks."""
+    """How many classes one prediction per sample has, which mixup and cutmix must know; None for other tasks."""
     labelled = task.labelled if isinstance(task, Mixed) else task
     return labelled.classes if isinstance(labelled, Classification) else None
 

@@ -45,7 +45,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Classification:
-    """Cross-entropy of the first output against class numbers or, as mixup makes them, class probabilities.
+    """Cross-entropy of the first output against class numbers or, as mixup and cutmix make them, class probabilities.
 
     Negative class numbers are left out. The accuracy of probabilities is that of the likeliest class. `classes` are
     those of an output (n, classes).

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from onnxprune.errors import TrainingError
 from onnxprune.training.arrays import from_arrays
-from onnxprune.training.augmentation import IGNORED, NAMES, Augmentation
+from onnxprune.training.augmentation import IGNORED, PER_SAMPLE, Augmentation
 
 RNG = np.random.default_rng(0)
 
@@ -43,7 +43,7 @@ def test_none_is_none():
     assert Augmentation.of("none") is None
 
 
-@pytest.mark.parametrize("text", ["", "crop,cutmix", "none,crop", "Flip"])
+@pytest.mark.parametrize("text", ["", "crop,mix", "none,crop", "Flip"])
 def test_an_unknown_name_is_refused(text):
     with pytest.raises(TrainingError, match="is unknown: give some of none, crop"):
         Augmentation.of(text)
@@ -77,7 +77,7 @@ def test_it_is_the_same_in_either_layout(text):
     assert not torch.equal(a, torch.from_numpy(first.columns[0].values))
 
 
-@pytest.mark.parametrize("text", NAMES[:-1])
+@pytest.mark.parametrize("text", PER_SAMPLE)
 @pytest.mark.parametrize("size", [(16, 16), (24, 8)])
 def test_pixels_stay_pixels_of_their_size_and_a_sample_depends_on_its_own_seed_alone(text, size):
     data = pixels(6, size)
@@ -122,12 +122,12 @@ def test_two_images_of_a_sample_move_together_and_other_inputs_stay():
     assert not torch.equal(a, torch.from_numpy(left))
 
 
-def mixed(data, classes=None):
-    augmentation, rows = Augmentation.of("mixup", classes), np.arange(len(data))
+def mixed(data, classes=None, text="mixup", seed=5):
+    augmentation, rows = Augmentation.of(text, classes), np.arange(len(data))
     augmentation.check(data)
     inputs = tuple(torch.from_numpy(values) for values in data.batch(rows))
     labels = data.labels_of(rows)
-    return inputs, augmentation.mixed(inputs, None if labels is None else torch.from_numpy(labels), 5)
+    return inputs, augmentation.mixed(inputs, None if labels is None else torch.from_numpy(labels), data, seed)
 
 
 def test_mixup_mixes_inputs_and_class_numbers_in_one_proportion():
@@ -148,6 +148,43 @@ def test_mixup_mixes_targets_linearly(shape):
     torch.testing.assert_close(labels, share * wanted + (1 - share) * wanted.roll(1, 0), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("make", ["pixels", "floats"])
+def test_cutmix_puts_a_rectangle_of_the_image_before_into_each_and_its_share_of_the_label(make, layout):
+    shape = (None, 3, 16, 16) if layout == "nchw" else (None, 16, 16, 3)
+    images = RNG.integers(1, 256, (6, 16, 16, 3), np.uint8)
+    values = images.transpose(0, 3, 1, 2) if layout == "nchw" and make == "floats" else images
+    values = values.astype(np.float32) if make == "floats" else values
+    data = from_arrays({"x": values, "y": np.arange(6)}, [("i", np.float32, shape)])
+    for seed in range(8):
+        ((inputs,), ((outputs,), labels)) = mixed(data, 6, "cutmix", seed)
+        channels = 1 if layout == "nchw" else 3
+        before, came = inputs.roll(1, 0), (outputs != inputs).any(channels)
+        torch.testing.assert_close(torch.where(came.unsqueeze(channels), before, inputs), outputs)
+        rows, columns = came.any(0).any(1), came.any(0).any(0)
+        assert (came == rows[:, None] & columns).all()  # the same rectangle of every image, all channels of it
+        share = came[0].float().mean()
+        torch.testing.assert_close(labels.diagonal(), (1 - share).expand(6))
+        torch.testing.assert_close(labels.roll(-1, 0).diagonal(), share.expand(6))
+
+
+def test_cutmix_mixes_images_without_labels():
+    ((inputs,), ((outputs,), labels)) = mixed(floats(), text="cutmix", seed=1)
+    assert labels is None
+    assert 0 < (outputs != inputs).float().mean() < 1
+
+
+def test_of_mixup_and_cutmix_each_batch_gets_one_of_which_its_seed_decides():
+    data, kinds = floats(), []
+    for seed in range(40):
+        ((inputs,), ((outputs,), _)) = mixed(data, text="cutmix,mixup", seed=seed)
+        cut = ((outputs == inputs) | (outputs == inputs.roll(1, 0))).all()
+        kinds.append("cutmix" if cut else "mixup")
+        ((_,), ((again,), _)) = mixed(data, text="mixup,cutmix", seed=seed)
+        assert torch.equal(outputs, again)
+    assert 10 < kinds.count("cutmix") < 30
+
+
 def test_mixup_mixes_vectors_without_labels():
     data = from_arrays({"x": np.arange(6.0)[:, None]}, [("x", np.float32, (None, 1))])
     _, ((outputs,), labels) = mixed(data)
@@ -165,6 +202,10 @@ SIZES = from_arrays(
 MAPS = from_arrays(
     {"a": np.zeros((1, 8, 8, 3), np.uint8), "b": np.zeros((1, 5, 8, 8), np.float32)},
     [("a", np.float32, (None, 3, 8, 8)), ("b", np.float32, (None, 5, 8, 8))],
+)
+BESIDE = from_arrays(
+    {"a": np.zeros((3, 8, 8, 3), np.uint8), "b": np.zeros((3, 5), np.float32)},
+    [("a", np.float32, (None, 3, 8, 8)), ("b", np.float32, (None, 5))],
 )
 REFUSED = {
     "crop of vectors": ("crop", VECTORS, "augment crop needs an image input"),
@@ -186,6 +227,11 @@ REFUSED = {
     "mixup of masks": ("mixup", pixels(y=np.zeros((6, 16, 16), int)), "augment mixup cannot mix masks"),
     "mixup of numbers": ("mixup", IDS, "augment mixup cannot mix the whole numbers of input 'ids'"),
     "mixup of sequences": ("mixup", pixels(y=np.zeros((6, 4), int)), "one class number per sample"),
+    "cutmix of vectors": ("cutmix", VECTORS, "augment cutmix needs an image input"),
+    "cutmix of an image beside a vector": ("mixup,cutmix", BESIDE, "augment cutmix cannot cut input 'b', no image"),
+    "cutmix of images of two sizes": ("cutmix", SIZES, "augment cutmix needs images of one size"),
+    "cutmix of masks": ("cutmix", pixels(y=np.zeros((6, 16, 16), int)), "augment cutmix cannot mix masks"),
+    "cutmix beyond the classes": ("cutmix", pixels(y=np.arange(6) + 5), "augment cutmix: class numbers from 5 to 10"),
     "mixup beyond the classes": ("mixup", pixels(y=np.arange(6) + 5), "from 5 to 10 for a model of 10"),
     "mixup of ignored": ("mixup", pixels(y=np.arange(6) - 1), "from -1 to 4"),
 }
@@ -198,9 +244,10 @@ def test_what_the_data_cannot_take_is_refused_in_one_line(text, data, says):
     assert "\n" not in str(caught.value)
 
 
-def test_mixup_of_class_numbers_needs_to_know_how_many_there_are():
-    with pytest.raises(TrainingError, match="needs the number of classes"):
-        Augmentation.of("mixup").check(pixels(y=np.arange(6)))
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_mixing_class_numbers_needs_to_know_how_many_there_are(name):
+    with pytest.raises(TrainingError, match=f"augment {name} needs the number of classes"):
+        Augmentation.of(name).check(pixels(y=np.arange(6)))
 
 
 def test_without_torchvision_the_error_says_what_to_install(monkeypatch):
