@@ -8,12 +8,13 @@ Code map, in the data's way:
     budget.py        what may stay open, and how latents are held to it (numpy); balance.py: under several limits;
                      repair.py: from latents to counts
     gating.py        the gates' side of a run; latents.py, masks.py: in the torch module
-    batches.py       samples as tensors, by workers; augmentation.py; processes.py: one process or many
+    batches.py       samples as tensors, by workers; augmentation.py, mixing.py; processes.py: one process or many
     tasks.py         losses and metrics; segmentation.py, scores.py; own_task.py and labels.py: the user's own;
                      distillation.py, features.py: the original as the teacher; task_choice.py: which a run is for
     student.py       the module that trains; shrinking.py: without its closed channels after the freeze
     loop.py          the run; stepping.py: a step of the weights; evaluate.py: metrics and statistics
                      optimizer.py, schedule.py, average.py, clock.py, interrupts.py
+    teaching.py      a pruned model after the original, without labels or gates: onnxprune.distilled
     unfolding.py     BatchNorm for models it was folded away from, while they train
     reporting.py     what a run tells; run_folder.py: what it leaves on disk
     verb.py          `onnxprune.train`, from file to file
