@@ -106,7 +106,7 @@ def test_resnet20_for_cifar10_has_its_known_accuracy(shared, tmp_path, options):
     model = tmp_path / "resnet20.onnx"
     python("-W", "ignore", ROOT / "models/cifar10/export.py", checkpoint, "-o", model, *options)
     python(shared / "data/unpack.py", "cifar10", tmp_path)
-    printed = python(ROOT / "models/cifar10/evaluate.py", model, tmp_path / "test.npz")
+    printed = python(ROOT / "models/evaluate.py", model, tmp_path / "test.npz")
     assert printed.endswith("91.50%\n")
     ops = Counter(node.op_type for node in onnx.load(model).graph.node)
     assert ops["BatchNormalization"] == (0 if options else 19)

@@ -28,7 +28,7 @@ import onnxprune
 from onnxprune.machine import describe_machine
 from onnxprune.training import Progress
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "cifar10"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from evaluate import accuracy
 
 METHODS = {

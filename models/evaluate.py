@@ -1,0 +1,79 @@
+"""Accuracy of an ONNX file on a prepared .npz, in onnxruntime.
+
+    python models/evaluate.py MODEL.onnx test.npz
+
+The .npz holds the model's inputs by name and the labels `y`: an image's class (n,), a pixel's (n, h, w), a token's
+(n, t); -1 is not counted. Needs numpy and onnxruntime.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+# Of CIFAR's pixels scaled to 0..1, as the checkpoints were trained.
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+BATCH = 250
+IGNORED = -1
+
+
+def normalized(x: np.ndarray) -> np.ndarray:
+    """Images uint8 (n, 32, 32, 3) as the CIFAR networks take them: float32 (n, 3, 32, 32). Others as they are."""
+    if x.dtype != np.uint8:
+        return x
+    return ((x.astype(np.float32) / 255 - MEAN) / STD).transpose(0, 3, 1, 2)
+
+
+def predicted(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The class of the largest score, shaped like `y`; classes lie on axis 1, or on the last one for tokens."""
+    axis = 1 if scores.shape[:1] + scores.shape[2:] == y.shape else scores.ndim - 1
+    guesses: np.ndarray = scores.argmax(axis)
+    return guesses
+
+
+def confusion(model: Path | onnx.ModelProto, data: Path) -> np.ndarray:
+    """How often label i was taken for class j: int64 (classes, classes); what is labelled -1 is left out."""
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    with np.load(data, allow_pickle=False) as arrays:
+        inputs, y = {name: arrays[name] for name in names}, arrays["y"]
+    pairs = []
+    for start in range(0, len(y), BATCH):
+        part = slice(start, start + BATCH)
+        scores = session.run(None, {name: normalized(values[part]) for name, values in inputs.items()})[0]
+        guesses, labels = predicted(scores, y[part]).ravel(), y[part].ravel()
+        pairs.append(np.stack([labels, guesses])[:, labels != IGNORED])
+    labels, guesses = np.concatenate(pairs, 1)
+    classes = int(max(labels.max(), guesses.max())) + 1
+    return np.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
+
+
+def accuracy(model: Path | onnx.ModelProto, data: Path) -> float:
+    """Share of the images, pixels or tokens whose largest score is their label's."""
+    counts = confusion(model, data)
+    return float(np.trace(counts) / counts.sum())
+
+
+def mean_iou(counts: np.ndarray) -> float:
+    """Intersection over union of what `confusion` counted, its mean over the classes that are among the labels."""
+    hits, labels = np.diag(counts), counts.sum(1)
+    union = labels + counts.sum(0) - hits
+    return float((hits[labels > 0] / union[labels > 0]).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Accuracy of an ONNX file on a prepared .npz.")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path)
+    arguments = parser.parse_args()
+    counts = confusion(arguments.model, arguments.data)
+    print(f"{arguments.model} on {arguments.data}: {np.trace(counts) / counts.sum():.2%}", end="")
+    print(f", mean IoU {mean_iou(counts):.2%}")
+
+
+if __name__ == "__main__":
+    main()
