@@ -18,6 +18,11 @@ from onnxprune.wiring import fixed_values
 log = logging.getLogger(__name__)
 
 
+SCOPES = ("layer", "global", "sensitivity")
+"""How much of each group goes: the same fraction; what the scores say, held against those of all other groups; or what
+the outputs say, when each group alone is narrowed and calibration inputs are run (`recovery.sensitivity`)."""
+
+
 @dataclass(frozen=True)
 class Wish:
     """How much to keep, and within which bounds."""
@@ -27,7 +32,7 @@ class Wish:
     multiple_of: int | str = "auto"
     min_channels: int = 1
     scope: str = "layer"
-    """`layer`: the same fraction of every group; `global`: the best channels wherever they are."""
+    """One of SCOPES: the same fraction of every group, or the best channels wherever they are."""
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     drop_branches: bool = False
@@ -40,11 +45,11 @@ class Wish:
             )
         if self.by not in BY:
             raise PlanError(f"by '{self.by}' is unknown; choose one of {', '.join(BY)}")
-        if self.scope not in ("layer", "global"):
-            raise PlanError(f"scope '{self.scope}' is unknown; choose layer or global")
-        if self.drop_branches and self.scope != "global":
+        if self.scope not in SCOPES:
+            raise PlanError(f"scope '{self.scope}' is unknown; choose one of {', '.join(SCOPES)}")
+        if self.drop_branches and self.scope == "layer":
             raise PlanError(
-                "dropping branches takes --scope global: the same fraction of every group empties none"
+                "dropping branches takes --scope global or sensitivity: the same fraction of every group empties none"
             )
         if self.multiple_of != "auto" and (not isinstance(self.multiple_of, int) or self.multiple_of < 1):
             raise PlanError(f"multiple-of {self.multiple_of} is neither 'auto' nor a number from 1 on")
@@ -109,11 +114,13 @@ def _made(groups: Groups) -> dict[str, set[str]]:
     return {name: found & results.get(name, found) for name, found in lying.items()}
 
 
-def choose(groups: Groups, costs: CostModel, scores: Mapping[str, np.ndarray], wish: Wish) -> Plan:
+def choose(
+    groups: Groups, costs: CostModel, scores: Mapping[str, np.ndarray], wish: Wish, *, warn: bool = True
+) -> Plan:
     """The plan that keeps the best-scored channels, as many as the wish asks for.
 
-    `scores`: per group, one number a channel, comparable between groups where the scope is global. Warns where the
-    ratio is missed by more than 0.02. Raises PlanError where nothing can be pruned.
+    `scores`: per group, one number a channel, comparable between groups unless the scope is layer. Warns (`warn`)
+    where the ratio is missed by more than 0.02. Raises PlanError where nothing can be pruned.
     """
     if not groups.groups:
         raise PlanError(f"{groups.model.where}: nothing can be pruned; onnxprune inspect says why")
@@ -122,14 +129,16 @@ def choose(groups: Groups, costs: CostModel, scores: Mapping[str, np.ndarray], w
     wanted = _uniform(costs) if wish.scope == "layer" else best_first([scores[g.name] for g in groups])
     counts, reached = [group.size for group in groups], 1.0
     empty = droppable(groups) - whole if wish.drop_branches else frozenset()
-    for widest in WIDTHS if wish.multiple_of == "auto" else (int(wish.multiple_of),):
+    widths = WIDTHS if wish.multiple_of == "auto" else (int(wish.multiple_of),)
+    for widest in widths:
         ranges = [_allowed(group.size, wish, widest, group.name in whole) for group in groups]
         ranges = [[0, *r] if group.name in empty else r for group, r in zip(groups, ranges, strict=True)]
-        counts = settle(lambda n: float(costs.fraction(wish.by, n)), target, ranges, wanted)
+        trade = widest == widths[-1]  # else narrower steps come nearer and stay closer to what is wanted
+        counts = settle(lambda n: float(costs.fraction(wish.by, n)), target, ranges, wanted, trade=trade)
         reached = float(costs.fraction(wish.by, counts))
         if abs(reached - target) <= CLOSE:
             break
-    if abs(reached - target) > 2 * CLOSE:
+    if warn and abs(reached - target) > 2 * CLOSE:
         _warn(target, reached, wish)
     kept = {
         group.name: np.sort(np.argsort(-scores[group.name], kind="stable")[:count])

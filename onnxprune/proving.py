@@ -4,11 +4,13 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
 from onnxprune import gates, rewrite
 from onnxprune import model as files
@@ -34,6 +36,15 @@ def differs(where: str, what: str, check: Verification) -> str:
 
 
 @dataclass(frozen=True)
+class Decided:
+    """What is to be carried out."""
+
+    plan: Plan
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Initializers with other values than the model has, in their full shapes."""
+
+
+@dataclass(frozen=True)
 class Attempt:
     """A plan carried out: both sides of the law, and how far they are apart."""
 
@@ -45,6 +56,8 @@ class Attempt:
     pruned: tuple[str, ...]
     """Groups that lose channels, in graph order."""
     seconds: float
+    changed: bool = False
+    """Whether weights are others than the original's."""
 
 
 OPEN, CLOSED = "open", "closed"
@@ -60,7 +73,7 @@ class Attempts:
         self,
         original: ModelLike,
         source: files.Model,
-        decide: Callable[[Groups], Plan],
+        decide: Callable[[Groups], Decided],
         original_is: str | None,
         feeds: Callable[[onnx.ModelProto], Iterator[Feed]] | None,
         seed: int,
@@ -72,10 +85,14 @@ class Attempts:
         """The model without gates, to be loaded anew for each attempt."""
         self.source: files.Model | None = source  # used up by the first attempt
         self.frozen: dict[str, str] = {}
+        self.with_weights = True
+        """Whether the weights that were decided on are taken over."""
 
     def exact(self) -> Attempt:
         """The first attempt that passes, after as many groups are frozen as it takes."""
         attempt = self._attempt(None, original_is=self.original_is)
+        if not attempt.verified.equal and attempt.changed:
+            attempt = self._without_weights(attempt)
         while not attempt.verified.equal:
             if not attempt.pruned:
                 raise LawError(
@@ -86,6 +103,18 @@ class Attempts:
             log.warning("group '%s' is frozen: %s", culprit, reason)
             self.frozen[culprit] = reason
             attempt = self._attempt(None)
+        return attempt
+
+    def _without_weights(self, failed: Attempt) -> Attempt:
+        """The same plan with the model's own weights, if it is them that round well enough to be proven."""
+        self.with_weights = False
+        attempt = self._attempt(None)
+        self.with_weights = not attempt.verified.equal
+        if self.with_weights:
+            return failed
+        log.warning(
+            "with repaired weights rounding hides whether the models are equal: they stay as they were"
+        )
         return attempt
 
     def _culprit(self, pruned: tuple[str, ...]) -> str:
@@ -110,7 +139,8 @@ class Attempts:
         model = self._fresh()
         start = time.perf_counter()
         groups = find(model, self.frozen)
-        plan = self.decide(groups)
+        decided = self.decide(groups)
+        plan, weights = decided.plan, decided.weights if self.with_weights else {}
         if only is not None:
             plan = Plan({name: kept for name, kept in plan.kept.items() if name in only})
         kept = CostModel(groups).exact(groups.removed(plan.kept))
@@ -123,18 +153,20 @@ class Attempts:
         gates.set_latents(gated, plan.latents(groups))
         if original_is == CLOSED:
             self._check_original(gated)
+        gated.put(weights)
         recorded = record(gated, feeds=self._inputs(gated), seed=self.seed, where=self.where)
         start = time.perf_counter()
         gates.strip(model)
+        put(model, weights)
         pruned = _pruned(groups, plan)
         try:
             rewrite.apply(groups, plan)
         except (KeyError, IndexError, TypeError, ValueError) as reason:
             log.debug("rewriting failed: %s", reason)
-            return Attempt(gated, gated, FAILED, kept, document, pruned, 0.0)
+            return Attempt(gated, gated, FAILED, kept, document, pruned, 0.0, bool(weights))
         seconds += time.perf_counter() - start
         slim = files.export(model)
-        return Attempt(gated, slim, _check(recorded, slim), kept, document, pruned, seconds)
+        return Attempt(gated, slim, _check(recorded, slim), kept, document, pruned, seconds, bool(weights))
 
     def _inputs(self, model: Apart) -> Iterator[Feed] | None:
         return self.feeds(model.light) if self.feeds else None
@@ -144,6 +176,13 @@ class Attempts:
         check = verify(self.original, gated, feeds=self._inputs(gated), seed=self.seed, where=self.where)
         if not check.equal:
             raise LawError(differs(self.where, "taken apart and put together", check))
+
+
+def put(model: files.Model, weights: Mapping[str, np.ndarray]) -> None:
+    """Gives initializers other values, in place."""
+    for tensor in model.graph.tensors().values() if weights else ():
+        if isinstance(tensor, gs.Constant) and tensor.name in weights:
+            tensor.values = weights[tensor.name]
 
 
 def _check(recorded: Recording, slim: Apart) -> Verification:

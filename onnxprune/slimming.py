@@ -1,6 +1,5 @@
 """`gate` and `slim`: the way from a model to a gated one, and to a smaller one that is proven to compute the same."""
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,22 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from onnxprune import gates
 from onnxprune import model as files
 from onnxprune import plan as plans
 from onnxprune.apart import Apart
-from onnxprune.choose import Wish, choose
+from onnxprune.calibration import Calibration
+from onnxprune.choose import SCOPES, Wish
 from onnxprune.compare.recording import Feed
-from onnxprune.cost import CostModel
+from onnxprune.decision import Decision, Fitting
 from onnxprune.errors import LawError, ModelError, PlanError
 from onnxprune.garbage import uncollected
-from onnxprune.groups import Groups, find
-from onnxprune.methods.magnitude import magnitude
-from onnxprune.plan import Plan
-from onnxprune.proving import CLOSED, OPEN, Attempts, ModelLike, differs
+from onnxprune.groups import find
+from onnxprune.proving import Attempts, ModelLike, differs
 from onnxprune.verify import Verification, verify
 
 log = logging.getLogger(__name__)
@@ -67,6 +64,10 @@ class Slimmed:
     plan: Mapping[str, Any]
     frozen: Mapping[str, str] = field(default_factory=dict)
     """Groups that the check found out and froze, with the reason."""
+    recovery: Mapping[str, float] = field(default_factory=dict)
+    """How far the outputs are from the original's on held-out calibration inputs (`recovery.discrepancy`): `cut` with
+    the channels gone and nothing else changed, `repaired`, `distilled`; empty without such inputs.
+    """
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -83,6 +84,7 @@ class Slimmed:
         return {
             "output": self.output, "asked": self.asked, "by": self.by, "kept": dict(self.kept), "verified": verified,
             "seconds": round(self.seconds, 3), "plan": dict(self.plan), "frozen": dict(self.frozen),
+            "recovery": dict(self.recovery),
         }  # fmt: skip
 
 
@@ -124,14 +126,17 @@ def slim(
     *,
     ratio: float | None = None,
     by: str = "channels",
-    criterion: str = "l2",
+    criterion: str = "auto",
     keep: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
     multiple_of: int | str = "auto",
     min_channels: int = 1,
-    scope: str = "layer",
-    drop_branches: bool = False,
+    scope: str = "auto",
+    drop_branches: bool | None = None,
     plan: str | Path | None = None,
+    calibration: Calibration | None = None,
+    repair: bool | None = None,
+    distill: int | None = None,
     feeds: Callable[[onnx.ModelProto], Iterator[Feed]] | None = None,
     save_plan: str | Path | None = None,
     save_gated: str | Path | None = None,
@@ -141,19 +146,35 @@ def slim(
     """Removes channels from a plain, gated or trained gated model, and proves that nothing else changed.
 
     Which channels: `plan` where given; the gates of a trained model; else `criterion` for the `ratio` of `by` to keep.
-    `feeds`: inputs to prove it on (by name), given the model; random ones unless given. A group for which the proof
-    fails is frozen and named in `frozen`; the model that comes back is exact.
-    `drop_branches`: with the scope global, branches that a residual goes past may go altogether.
-    Raises ModelError, PlanError, LawError, OutputError.
+    With `calibration`, unlabelled inputs, channels are chosen by what the outputs miss on them: the `criterion` "auto"
+    is then "reconstruction", the `scope` "sensitivity", else "l2" and "layer". The weights that stay are fitted to make
+    up for those that go, then trained for `distill` epochs with the original as the teacher. `repair` None does the one
+    where channels are chosen here, not where a plan or trained gates decide; `distill` None then does the other too.
+    `feeds`: inputs to prove it on (by name), given the model; those of the calibration, else random ones, unless given.
+    A group for which the proof fails is frozen and named in `frozen`; what comes back is exact.
+    `drop_branches`: branches that a residual goes past may go altogether, which takes another scope than "layer"; None
+    is yes for "sensitivity".
+    Raises ModelError, PlanError, LawError, DataError, OutputError.
     """
     wish = None
+    if scope == "auto":
+        scope = SCOPES[0] if calibration is None else SCOPES[-1]
+    if drop_branches is None:
+        drop_branches = scope == SCOPES[-1]
     if ratio is not None:
         wish = Wish(ratio, by, multiple_of, min_channels, scope, tuple(keep), tuple(only), drop_branches)
     for path in (output, save_plan, save_gated):
         if path is not None:
             files.writable(path, force=force)
     source = files.load(model)
-    decide = _Decision(source, wish, criterion, plan)
+    fitting = None if calibration is None else Fitting(calibration, criterion, repair, distill, seed)
+    if fitting is None and (repair or distill or (wish is not None and wish.scope == "sensitivity")):
+        raise PlanError(
+            "repairing, distilling and measured sensitivity take inputs to run; give some with --data"
+        )
+    decide = Decision(source, wish, criterion, plan, fitting)
+    if feeds is None and calibration is not None:
+        feeds = calibration.feeds
     attempts = Attempts(model, source, decide, decide.original_is, feeds, seed)
     done = attempts.exact()
     size = done.slim.size
@@ -168,80 +189,5 @@ def slim(
     asked = ratio if ratio is not None else decide.trained_ratio
     return Slimmed(
         done.slim, done.gated, str(output) if output else None, asked, decide.by(by), kept, done.verified,
-        done.seconds, done.plan_json, attempts.frozen,
+        done.seconds, done.plan_json, attempts.frozen, decide.recovery if attempts.with_weights else {},
     )  # fmt: skip
-
-
-class _Decision:
-    """Which channels stay: by plan, by trained gates, or by criterion and ratio."""
-
-    def __init__(
-        self, source: files.Model, wish: Wish | None, criterion: str, plan: str | Path | None
-    ) -> None:
-        self.wish, self.criterion, self.path = wish, criterion, plan
-        self.plain = not gates.is_gated(source)
-        self.trained = _trained(source)
-        self.latents = gates.strip(source)
-        self.closed = any((w <= 0).any() for w in self.latents.values())
-        if wish is None and plan is None and not self.closed:
-            raise PlanError(
-                f"{source.where}: no gate is closed; say how much to keep with --ratio, or give a --plan"
-            )
-
-    @property
-    def original_is(self) -> str | None:
-        """What the file must be equal to: gates of its own that are replaced say nothing of it."""
-        return OPEN if self.plain else CLOSED if self.by_gates else None
-
-    @property
-    def by_gates(self) -> bool:
-        """Whether the file's own gates decide."""
-        wish = self.wish
-        return self.path is None and (wish is None or self.trained == (wish.ratio, wish.by))
-
-    @property
-    def trained_ratio(self) -> float | None:
-        return self.trained[0] if self.trained and self.path is None else None
-
-    def by(self, asked: str) -> str:
-        return self.trained[1] if self.trained and self.wish is None else asked
-
-    def __call__(self, groups: Groups) -> Plan:
-        if self.path is not None:
-            return plans.load(self.path, groups)
-        unknown = (
-            set(self.latents)
-            - {group.name for group in groups}
-            - {group.name for group in groups.frozen_by_check}
-        )
-        if unknown:
-            raise ModelError(
-                f"{groups.model.where}: gates '{min(unknown)}' fit no channel group; gate the model anew"
-            )
-        if self.by_gates or self.wish is None:
-            return plans.check(
-                Plan({g.name: np.flatnonzero(self.latents[g.name] > 0) for g in groups if g.name in self.latents}),
-                groups, groups.model.where,
-            )  # fmt: skip
-        if self.closed:
-            log.warning(
-                "the model was not trained for this ratio: channels are ranked by the weights of its gates"
-            )
-            wish = Wish(**{**self.wish.__dict__, "scope": "global"})
-            return choose(groups, CostModel(groups), _ranks(groups, self.latents), wish)
-        return choose(groups, CostModel(groups), magnitude(groups, self.criterion), self.wish)
-
-
-def _ranks(groups: Groups, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The gates' weights as positive scores that compare between groups."""
-    least = min((float(w.min()) for w in values.values()), default=0.0)
-    return {g.name: values.get(g.name, np.ones(g.size)) - least for g in groups}
-
-
-def _trained(source: files.Model) -> tuple[float, str] | None:
-    for entry in source.header.metadata_props:
-        if entry.key == gates.TRAINED_KEY:
-            ratio, _, by = entry.value.partition(" ")
-            with contextlib.suppress(ValueError):  # an entry of somebody else's
-                return float(ratio), by
-    return None

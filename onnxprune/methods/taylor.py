@@ -17,11 +17,11 @@ OPEN, SPREAD = 0.1, 0.09
 """A ranked start lies in OPEN +- SPREAD: above 0 and near enough to cross it."""
 
 
-def importance(losses: Iterable[Tensor], gates: Sequence[Tensor]) -> Scores:
-    """Shape (gates,): sum of (dL/db)^2 over `losses`, one a batch."""
+def importance(losses: Iterable[Tensor], gates: Sequence[Tensor], *, shared: bool = False) -> Scores:
+    """Shape (gates,): sum of (dL/db)^2 over `losses`, one a batch, or all of one `shared` forward pass."""
     total = torch.zeros(sum(w.numel() for w in gates), dtype=torch.float64)
     for loss in losses:
-        grads = torch.autograd.grad(loss, gates, allow_unused=True)
+        grads = torch.autograd.grad(loss, gates, allow_unused=True, retain_graph=shared)
         flat = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, gates, strict=True)]
         total += torch.cat([g.detach().flatten() for g in flat]).to("cpu", torch.float64) ** 2
     return total.numpy()

@@ -1,0 +1,214 @@
+"""The whole of it: from a model and unlabelled inputs to the channels that stay, and weights that make up for the rest.
+
+anatomy = Anatomy.of(parts, {}, seed=0)
+found = one_shot(anatomy, batches, Wish(0.5, "macs", scope="sensitivity"))
+found.plan, found.weights, found.recovery["repaired"]     # the last is what held-out inputs say
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from onnxprune import model as files
+from onnxprune import rewrite
+from onnxprune.apart import Apart
+from onnxprune.calibration import Batches
+from onnxprune.choose import Wish, choose, protected
+from onnxprune.errors import OnnxpruneError, PlanError
+from onnxprune.gates import PREFIX
+from onnxprune.groups import find
+from onnxprune.plan import Plan
+from onnxprune.proving import put
+from onnxprune.recovery import allocation
+from onnxprune.recovery.anatomy import Anatomy
+from onnxprune.recovery.criteria import BY_OUTPUTS, scored
+from onnxprune.recovery.discrepancy import Floats, discrepancies
+from onnxprune.recovery.pieces import Values
+from onnxprune.recovery.rebuild import Rebuilding
+from onnxprune.recovery.sensitivity import Curve, Extent, curves
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = 5
+"""One batch of so many is kept from all fitting, to tell what is best."""
+DOUBT = 2.0
+"""What has helped is left out where held-out samples speak against it by so many standard errors."""
+DEARER = (1.0, 4.0, 1e6)
+"""How much more than measured a group that many layers read is worth in each plan that is tried out; in the last it
+goes when all others are gone."""
+FITTED = 1024
+"""Least squares takes so many samples at the most; more serve distillation."""
+TAUGHT = 4e12
+"""Multiply-accumulates of an unasked distillation: about a minute on two cores."""
+EPOCHS = 40
+"""And so many times over the samples at the most."""
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """What one shot found."""
+
+    plan: Plan
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Initializers that changed, in their full shapes."""
+    apart: Floats = field(default_factory=lambda: np.zeros(1))
+    """The discrepancy of each held-out sample."""
+    recovery: Mapping[str, float] = field(default_factory=dict)
+    """Its mean on the way: `cut` with nothing repaired, `repaired`, `distilled`."""
+
+    def said(self, how: str) -> "OneShot":
+        """With the mean as it is now noted down."""
+        return replace(self, recovery={**self.recovery, how: float(self.apart.mean())})
+
+
+def one_shot(
+    anatomy: Anatomy,
+    batches: Batches,
+    wish: Wish | None,
+    plan: Plan | None = None,
+    *,
+    criterion: str = "auto",
+    repair: bool = True,
+) -> OneShot:
+    """Chooses channels, as `wish` asks, unless `plan` does, and repairs the weights.
+
+    `criterion` ranks the channels of a group: one of `criteria.BY_INPUTS` or `magnitude.CRITERIA`, or "auto", which is
+    "reconstruction". Raises PlanError, ModelError, DataError, OutputError.
+    """
+    if not anatomy.groups.groups:
+        raise PlanError(f"{anatomy.groups.model.where}: nothing can be pruned; onnxprune inspect says why")
+    criterion = "reconstruction" if criterion == "auto" else criterion
+    fitting, held = batches[: max(FITTED // batches.size, 1)].split(HELD_OUT)
+    anatomy.measure(fitting)
+    plans = [plan] if plan is not None else _plans(anatomy, fitting, wish, criterion)
+    settles = plan is None and criterion == "reconstruction"
+    found = [OneShot(chosen, {}, distances(anatomy, held, chosen, {})).said("cut") for chosen in plans]
+    if repair:
+        found = [
+            _better(anatomy, held, one, _repaired(anatomy, fitting, one.plan, settles), "repaired")
+            for one in found
+        ]
+    for one in found:
+        log.debug("%s: %s", one.plan.counts(anatomy.groups), one.recovery)
+    return min(found, key=lambda one: float(one.apart.mean()))
+
+
+def _repaired(anatomy: Anatomy, batches: Batches, plan: Plan, settles: bool) -> OneShot:
+    rebuilding = Rebuilding(anatomy, dict(plan.kept), settles)
+    rebuilding.run(batches)
+    return OneShot(Plan(rebuilding.kept), rebuilding.weights)
+
+
+def _plans(anatomy: Anatomy, batches: Batches, wish: Wish | None, criterion: str) -> list[Plan]:
+    """One, or several to be tried out."""
+    if wish is None:
+        raise PlanError(f"{anatomy.groups.model.where}: say how much to keep with --ratio, or give a --plan")
+    if wish.scope == "sensitivity":
+        return _measured(anatomy, batches, wish, criterion)
+    return [choose(anatomy.groups, anatomy.costs, scored(anatomy, batches, criterion), wish)]
+
+
+def _measured(anatomy: Anatomy, batches: Batches, wish: Wish, criterion: str) -> list[Plan]:
+    """Plans by measured sensitivity. A curve of one group at a time says too little of groups that many layers read,
+    such as residual streams: in some plans these are held to be dearer.
+    """
+    order = {} if criterion in BY_OUTPUTS else scored(anatomy, batches, criterion)
+    free = [g.name for g in anatomy.groups if g.name not in protected(anatomy.groups, wish)]
+    measured = measured_curves(anatomy, batches, free, order)
+    scores = allocation.scores(measured, anatomy.costs, wish.by, wish.ratio)
+    found: dict[tuple[int, ...], Plan] = {}
+    for factor in DEARER:
+        dearer = {n: s * (factor if len(anatomy.readers[n]) > 1 else 1) for n, s in scores.items()}
+        plan = choose(anatomy.groups, anatomy.costs, dearer, wish, warn=factor == DEARER[0])
+        found.setdefault(tuple(plan.counts(anatomy.groups)), plan)
+    return list(found.values())
+
+
+def measured_curves(
+    anatomy: Anatomy, batches: Batches, names: Sequence[str], scores: Mapping[str, np.ndarray] | None = None
+) -> list[Curve]:
+    """The curves of these groups, on as many of the inputs as measuring them all may take; channels go by `scores`,
+    the lowest first, where these are given.
+    """
+    extent = Extent.of(anatomy, names, len(batches) * batches.size)
+    count = max(1, round(extent.inputs / batches.size))
+    return curves(anatomy, batches[:count], names, extent.eighths, scores or {})
+
+
+def distances(anatomy: Anatomy, batches: Batches, plan: Plan, weights: Values) -> Floats:
+    """The discrepancy of the whole model under this plan and with these weights, for each sample."""
+    pieces = anatomy.pieces
+    closed = frozenset(g.name for g in anatomy.groups if len(plan.kept.get(g.name, g.atoms)) < g.size)
+    latents = {PREFIX + name: value for name, value in plan.latents(anatomy.groups).items()}
+    span = range(len(pieces.nodes))
+    whole = pieces.piece(span, pieces.outputs, batches[0])
+    pruned = pieces.piece(span, pieces.outputs, batches[0], closed=closed, weights={**latents, **weights})
+    parts = []
+    for batch in batches:
+        wanted, made = whole(batch), pruned(batch)
+        outputs = [[values[n] for n in piece.outputs] for piece, values in ((pruned, made), (whole, wanted))]
+        parts.append(discrepancies(anatomy.heads, *outputs))
+    return np.concatenate(parts)
+
+
+def taught(found: OneShot, parts: Apart, anatomy: Anatomy, batches: Batches, epochs: int) -> OneShot:
+    """The slim model trained on for so many epochs, with the whole one as its teacher; its weights in full shapes.
+
+    Raises DataError, TrainingError, ConversionError.
+    """
+    from onnxprune.distilled import distilled  # torch comes with it
+
+    first, held = batches[: max(FITTED // batches.size, 1)].split(HELD_OUT)
+    rows = np.concatenate([first.rows, batches.rows[max(FITTED // batches.size, 1) :]])
+    fitting = replace(batches, rows=rows)
+    model = files.load(parts)
+    groups = find(model, {group.name: "frozen by the check" for group in anatomy.groups.frozen_by_check})
+    put(model, found.weights)
+    left = rewrite.Remaining(groups, groups.removed(found.plan.kept))
+    rewrite.apply(groups, found.plan)
+    known = anatomy.pieces.stored  # what takes the place of a branch is none of them, and stays
+    trained = distilled(
+        files.export(model), parts, fitting.samples, epochs=epochs, seed=anatomy.seed, names=known
+    )
+    weights = dict(found.weights)
+    for name, values in trained.items():
+        whole = np.array(weights.get(name, anatomy.pieces.constant(name)))
+        masks = [left.mask(name, axis) for axis in range(whole.ndim)]
+        stays = [
+            np.arange(n) if m is None else np.flatnonzero(m) for n, m in zip(whole.shape, masks, strict=True)
+        ]
+        whole[np.ix_(*stays)] = values
+        weights[name] = whole
+    return _better(anatomy, held, found, OneShot(found.plan, weights), "distilled")
+
+
+def taught_if_it_can_be(found: OneShot, parts: Apart, anatomy: Anatomy, batches: Batches) -> OneShot:
+    """As `taught`, for as many epochs as TAUGHT allows; without it, and with a word in the log, where it cannot be."""
+    left = float(anatomy.costs.fraction("macs", found.plan.counts(anatomy.groups)))
+    once = (
+        len(batches) * batches.size * anatomy.costs.total["macs"] * (1 + 3 * left)
+    )  # the teacher; there and back
+    epochs = min(int(TAUGHT / max(once, 1.0)), EPOCHS)
+    if not epochs:
+        return found
+    try:
+        return taught(found, parts, anatomy, batches, epochs)
+    except OnnxpruneError as reason:
+        log.info("not distilled: %s", reason)
+        return found
+
+
+def _better(anatomy: Anatomy, held: Batches, before: OneShot, after: OneShot, how: str) -> OneShot:
+    """What was done to the weights, unless held-out samples speak against it."""
+    apart = distances(anatomy, held, after.plan, after.weights)
+    worse = apart - before.apart
+    doubt = DOUBT * float(worse.std()) / np.sqrt(len(worse))
+    if np.isfinite(apart).all() and (worse.mean() <= 0 or worse.mean() < doubt):
+        return replace(after, apart=apart, recovery=before.recovery).said(how)
+    log.warning(
+        "on %d held-out inputs the %s model is further from the original (%.3g; without it %.3g): left out",
+        len(held) * held.size, how, apart.mean(), before.apart.mean(),
+    )  # fmt: skip
+    return before.said(how)
