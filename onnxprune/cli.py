@@ -12,8 +12,9 @@ import numpy as np
 
 from onnxprune import __version__, display, options
 from onnxprune import model as files
-from onnxprune.calibration import Feeds
+from onnxprune.calibration import Calibration, Feeds
 from onnxprune.errors import ModelError, OnnxpruneError
+from onnxprune.methods.magnitude import CRITERIA
 from onnxprune.options import PATH, multiple
 
 
@@ -104,12 +105,38 @@ def _feeds(
 @main.command()
 @click.argument("model", type=PATH)
 @click.option("--all", "everything", is_flag=True, help="List every group and every reason, however small.")
+@click.option(
+    "--sensitivity", is_flag=True, help="Measure how far the outputs move when one group alone is narrowed."
+)
+@click.option("--data", help="Inputs to measure the sensitivity on; labels are not needed.")
+@options.pixels
+@click.option(
+    "--samples", type=int, default=256, show_default=True, help="So many of the inputs, drawn at random."
+)
+@click.option("--picture", type=PATH, help="Draw the sensitivity in this .png, .svg or .pdf.")
+@options.force
+@options.seed
 @options.as_json
-def inspect(model: Path, everything: bool, as_json: bool) -> None:
+def inspect(
+    model: Path,
+    everything: bool,
+    sensitivity: bool,
+    picture: Path | None,
+    force: bool,
+    seed: int,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """What can be pruned, what not, why and what to do about it, and what it costs."""
+    from onnxprune import picture as pictures
     from onnxprune.inspection import inspect as run
 
-    _print(run(model), as_json, lambda result: display.inspection(result, everything=everything))
+    if picture is not None and sensitivity:
+        pictures.writable(picture, force=force)
+    result = run(model, sensitivity=options.measured(sensitivity, picture, **given), seed=seed)
+    if picture is not None:
+        pictures.picture(result, picture, force=force)
+    _print(result, as_json, lambda found: display.inspection(found, everything=everything))
 
 
 @main.command()
@@ -182,17 +209,37 @@ def train(
 @click.argument("model", type=PATH, required=False)
 @click.option("--ratio", type=float, help="The fraction to keep.")
 @options.by
-@click.option("--criterion", default="l2", show_default=True, help="How channels are ranked: l1 or l2.")
+@click.option(
+    "--criterion",
+    default="auto",
+    show_default=True,
+    help=f"How channels are ranked: {', '.join(CRITERIA)} (norms of weights, their distances, BatchNorm's scales); on "
+    "--data also reconstruction, wanda, taylor, fisher (auto: reconstruction with --data, else l2).",
+)
 @options.bounds
 @click.option(
-    "--drop-branches",
-    is_flag=True,
-    help="Let branches that a residual goes past go altogether; takes --scope global.",
+    "--drop-branches/--keep-branches",
+    default=None,
+    help="Whether branches that a residual goes past may go altogether (default: with --scope sensitivity).",
 )
 @click.option("--plan", type=PATH, help="Keep what this plan says; it fits every export of its network.")
 @click.option("--save-plan", type=PATH, help="Write the decisions as JSON.")
 @click.option("--save-gated", type=PATH, help="Write the gated counterpart of the slim model.")
-@click.option("--data", help="Inputs to prove the result on (default: random ones).")
+@click.option(
+    "--data", help="Unlabelled inputs to choose channels and repair weights by, and to prove the result on."
+)
+@options.samples
+@click.option(
+    "--repair/--no-repair",
+    default=None,
+    help="Fit the weights that stay to what the model computed on --data (default: where channels are chosen by it).",
+)
+@click.option(
+    "--distill",
+    type=int,
+    metavar="EPOCHS",
+    help="Then train them towards the model's outputs, so many times over the samples (default: for about a minute).",
+)
 @options.pixels
 @options.output
 @options.force
@@ -208,11 +255,14 @@ def slim(
     multiple_of: str,
     min_channels: int,
     scope: str,
-    drop_branches: bool,
+    drop_branches: bool | None,
     plan: Path | None,
     save_plan: Path | None,
     save_gated: Path | None,
     data: str | None,
+    samples: int,
+    repair: bool | None,
+    distill: int | None,
     mean: str | None,
     std: str | None,
     size: int | None,
@@ -230,11 +280,13 @@ def slim(
 
     model = _the_gated_one() if model is None else model
     target, force = _target(output, _named(model, ".slim.onnx"), force)
+    pixels = options.preprocessing(mean, std, size, layout)
     result = run(
         model, target, ratio=ratio, by=by, criterion=criterion, keep=keep, only=only,
         multiple_of=multiple(multiple_of),
         min_channels=min_channels, scope=scope, drop_branches=drop_branches, plan=plan,
-        feeds=_feeds(data, mean, std, size, layout), save_plan=save_plan, save_gated=save_gated, force=force, seed=seed,
+        calibration=None if data is None else Calibration(data, pixels, samples), repair=repair, distill=distill,
+        save_plan=save_plan, save_gated=save_gated, force=force, seed=seed,
     )  # fmt: skip
     _print(result, as_json, display.slimmed)
 

@@ -5,9 +5,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from onnxprune.widths import nearest, price
 
 if TYPE_CHECKING:
     from onnxprune.demo import Demo
@@ -16,11 +19,14 @@ if TYPE_CHECKING:
     from onnxprune.training.settings import Progress, Report
     from onnxprune.training.verb import Trained
     from onnxprune.verify import Verification
+    from onnxprune.widths import Measured, Width
 
 MOST = 20
 """Rows of a table of groups; --all shows the rest."""
 FEW = 10
 """Rows of a table of reasons."""
+PARTS = {"3/4": 0.75, "1/2": 0.5, "1/4": 0.25}
+"""Columns of the sensitivity: shares of a group's channels."""
 WIDTH = 140
 """Columns of a table that is not on a terminal."""
 
@@ -56,6 +62,9 @@ def inspection(result: "Inspection", *, everything: bool = False) -> None:
             f"half of each group's channels would keep {half.macs:.2f} of the MACs and {half.params:.2f} of the "
             "parameters\n"
         )
+        if result.measured is not None:
+            _measured(result.measured)
+            groups.sort(key=lambda g: price(g.sensitivity))
         _groups(groups, everything)
     if result.frozen:
         click.echo("\nfrozen, and why:")
@@ -66,12 +75,15 @@ def inspection(result: "Inspection", *, everything: bool = False) -> None:
 
 def _groups(groups: Sequence["GroupFacts"], everything: bool) -> None:
     shown = groups if everything else groups[:MOST]
+    measured = any(g.sensitivity for g in shown)
     rows = [
         (g.name if everything else _short(g.name), f"{g.size:,}", _percent(g.macs_share), _percent(g.params_share),
+         *(_moved(g.sensitivity) if measured else ()),
          str(len({m.tensor for m in g.members})), _some(g.made_by), _some(g.read_by))
         for g in shown
     ]  # fmt: skip
-    sides = dict.fromkeys(("channels", "MACs", "params", "tensors"), "right")
+    told = (*PARTS, "per 1%") if measured else ()
+    sides = dict.fromkeys(("channels", "MACs", "params", *told, "tensors"), "right")
     names = ("group", *sides, "made by", "read by")
     _rich_table([(name, sides.get(name, "left")) for name in names], rows, ("read by", "made by", "tensors"))
     rest = groups[len(shown) :]
@@ -81,6 +93,28 @@ def _groups(groups: Sequence["GroupFacts"], everything: bool) -> None:
             f"... and {len(rest)} more groups, {sum(g.size for g in rest):,} channels, each with a part in at most "
             f"{_percent(most)}; --all lists them"
         )
+
+
+def _measured(measured: "Measured") -> None:
+    """What the numbers of the sensitivity are."""
+    click.echo(
+        "3/4, 1/2, 1/4: how far the outputs move when a group alone keeps so much and what reads it makes up for the\n"
+        f"rest: {measured.unit}, on {measured.inputs} inputs;\n"
+        "per 1%: the same at 1/2, for each 1 % of the MACs that it saves; the cheapest groups first\n"
+    )
+
+
+def _moved(widths: Sequence["Width"]) -> tuple[str, ...]:
+    """The discrepancy at each of PARTS, and per 1 % of the MACs."""
+    found = [nearest(widths, part) for part in PARTS.values()]
+    cost = price(widths)
+    return *("-" if width is None else _compact(width.discrepancy) for width in found), (
+        _compact(cost) if isfinite(cost) else "-"
+    )
+
+
+def _compact(number: float) -> str:
+    return "<1e-6" if 0 < number < 1e-6 else f"{number:.3g}"
 
 
 def _frozen(locks: Sequence["Lock"], everything: bool) -> None:
@@ -168,6 +202,9 @@ def slimmed(result: "Slimmed") -> None:
         f"(allowed {result.verified.tolerance:.0e}) on {result.verified.inputs} inputs{_compared(result.verified)}; "
         f"{result.seconds:.2f} s"
     )
+    if result.recovery:
+        told = ", ".join(f"{how} {value:.3g}" for how, value in result.recovery.items())
+        click.echo(f"how far from the original on held-out inputs: {told}")
     for name, because in result.frozen.items():
         click.echo(f"frozen: {name}: {because}")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnxprune import gates
 from onnxprune import model as files
 from onnxprune.advice import advice
+from onnxprune.calibration import Calibration
 from onnxprune.cost import CostModel
 from onnxprune.garbage import uncollected
 from onnxprune.groups import Groups, Member, find, layer_name
@@ -20,6 +21,7 @@ from onnxprune.labels import Labels
 from onnxprune.ops import Node, Value
 from onnxprune.reading import operand
 from onnxprune.weights import is_weight, stored
+from onnxprune.widths import Measured, Width, measure
 from onnxprune.wiring import fixed_values, layers_of
 
 
@@ -40,6 +42,8 @@ class GroupFacts:
     """Layers that sum over these channels."""
     advice: str | None = None
     """What to do about it where it is frozen."""
+    sensitivity: tuple[Width, ...] = ()
+    """Its widths from all channels down, where they were measured."""
 
 
 @dataclass(frozen=True)
@@ -76,30 +80,45 @@ class Inspection:
     """What the groups that can be pruned have a part in."""
     at_half: Part
     """What is left when each of them keeps half of its channels."""
+    measured: Measured | None = None
+    """On what the sensitivity of the groups was measured."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Infinite discrepancies, which JSON has no number for, are null."""
+        document = asdict(self)
+        for width in (width for group in document["groups"] for width in group["sensitivity"]):
+            width["discrepancy"] = width["discrepancy"] if isfinite(width["discrepancy"]) else None
+        return document
 
 
 @uncollected()
-def inspect(model: str | Path | onnx.ModelProto) -> Inspection:
+def inspect(
+    model: str | Path | onnx.ModelProto, *, sensitivity: Calibration | None = None, seed: int = 0
+) -> Inspection:
     """Channel groups of a model with their share of MACs and parameters, and what is frozen by which op.
 
-    A gated model is seen without its gates. Raises ModelError as `onnxprune.model.load`.
+    `sensitivity`: inputs, drawn by `seed`, to measure on how far the outputs move when one group alone is narrowed and
+    the layers that read it make up for that. A gated model is seen without its gates.
+    Raises ModelError as `onnxprune.model.load`; DataError where the inputs do not fit the model.
     """
     loaded = files.load(model)
     size = loaded.path.stat().st_size if loaded.path else files.to_proto(loaded).ByteSize()
     gates.strip(loaded)
+    parts = files.export(loaded) if sensitivity is not None else None
     groups = find(loaded)
     costs = CostModel(groups)
     shares = {by: costs.shares(by) for by in ("macs", "params")}
     made_by, read_by = _layers(groups)
+    widths: dict[str, tuple[Width, ...]] = {}
+    measured = None
+    if parts is not None and sensitivity is not None and groups.groups:
+        widths, measured = measure(parts, sensitivity, seed, loaded.where)
     facts = []
-    parts = list(zip(costs.parts("macs").tolist(), costs.parts("params").tolist(), strict=True))
+    owned = list(zip(costs.parts("macs").tolist(), costs.parts("params").tolist(), strict=True))
     for k, g in enumerate(groups):
-        macs, params = parts[k]
         layers = tuple(made_by[k]), tuple(read_by[k])
-        facts.append(GroupFacts(g.name, g.size, g.members, True, None, macs, params, *layers))
+        told = widths.get(g.name, ())
+        facts.append(GroupFacts(g.name, g.size, g.members, True, None, *owned[k], *layers, sensitivity=told))
     facts += _frozen_groups(groups, shares)
     return Inspection(
         str(loaded.path or loaded.graph.name),
@@ -110,6 +129,7 @@ def inspect(model: str | Path | onnx.ModelProto) -> Inspection:
         tuple(_locks(groups)),
         Part(sum(costs.sizes), *(1 - _left(costs, by, 0.0) for by in shares)),
         Part(sum(n - n // 2 for n in costs.sizes), *(_left(costs, by, 0.5) for by in shares)),
+        measured,
     )
 
 

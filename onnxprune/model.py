@@ -219,10 +219,15 @@ def _write(model: onnx.ModelProto | Apart, path: Path) -> None:
 
 def write_text(path: str | Path, document: Any, *, force: bool = True) -> None:
     """Writes a JSON document beside the target and renames it. Raises OutputError."""
-    path = writable(path, force=force)
+    write_bytes(path, (json.dumps(document, indent=1) + "\n").encode(), force=force)
+
+
+def write_bytes(path: str | Path, content: bytes, *, force: bool = True, option: str = "-o") -> None:
+    """Writes a file beside the target and renames it. Raises OutputError as `writable`."""
+    path = writable(path, force=force, option=option)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        draft.write_bytes(content)
         draft.replace(path)
     except OSError as reason:
         draft.unlink(missing_ok=True)
@@ -231,19 +236,24 @@ def write_text(path: str | Path, document: Any, *, force: bool = True) -> None:
         ) from None
 
 
-def writable(path: str | Path, *, force: bool = True) -> Path:
-    """The path, if a file can be made there. Raises OutputError before any work is done for nothing."""
+def writable(path: str | Path, *, force: bool = True, option: str = "-o") -> Path:
+    """The path, if a file can be made there; `option` is where the user says it.
+
+    Raises OutputError before any work is done for nothing.
+    """
     path = Path(path)
     if not path.parent.is_dir():
         raise OutputError(
-            f"{path}: the folder {path.parent} does not exist; make it, or choose another place with -o"
+            f"{path}: the folder {path.parent} does not exist; make it, or choose another place with {option}"
         )
     if path.is_dir():
-        raise OutputError(f"{path}: is a folder; give the path of a file with -o")
+        raise OutputError(f"{path}: is a folder; give the path of a file with {option}")
     if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path}: the folder {path.parent} is not writable; choose another place with -o")
+        raise OutputError(
+            f"{path}: the folder {path.parent} is not writable; choose another place with {option}"
+        )
     if path.exists() and not force:
         raise OutputError(
-            f"{path}: exists already; choose another place with -o, or overwrite it with --force"
+            f"{path}: exists already; choose another place with {option}, or overwrite it with --force"
         )
     return path

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from onnxprune.calibration import Calibration
+from onnxprune.choose import SCOPES
 from onnxprune.errors import DataError, PlanError
 from onnxprune.methods import registry
 from onnxprune.training.preprocessing import LAYOUTS, Preprocessing
@@ -40,6 +42,8 @@ pixels = options(
     click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True,
                  help="Of the model's input (default: read off it)."),
 )  # fmt: skip
+samples = click.option("--samples", type=int, default=1024, show_default=True,
+                       help="How many of --data are drawn at random.")  # fmt: skip
 bounds = options(
     click.option("--keep", multiple=True, metavar="PATTERN",
                  help="Groups, tensors, or nodes that make them, whose channels stay, such as 'layer4.*'; the name of "
@@ -47,8 +51,9 @@ bounds = options(
     click.option("--only", multiple=True, metavar="PATTERN", help="Prune nothing but these; patterns as for --keep."),
     click.option("--multiple-of", default="auto", show_default=True, help="Kept counts are multiples of this."),
     click.option("--min-channels", type=int, default=1, show_default=True, help="The least a group may keep."),
-    click.option("--scope", type=click.Choice(["layer", "global"]), default="layer", show_default=True,
-                 help="The same fraction of every group, or the best channels wherever they are."),
+    click.option("--scope", type=click.Choice([AUTO, *SCOPES]), default=AUTO, show_default=True,
+                 help="The same fraction of every group; the best channels wherever they are; or those that the "
+                 "outputs miss least, measured on --data (auto: this with --data, else layer)."),
 )  # fmt: skip
 
 
@@ -96,7 +101,7 @@ training = options(
     click.option("--feature", "features", multiple=True, metavar="PATTERN",
                  help="Values inside the model that are distilled too, by name; repeatable."),
     setting("feature_weight", "Of these beside the rest of the loss."),
-    setting("augment", "Some of crop, flip, resized-crop, randaugment, mixup, with commas between them."),
+    setting("augment", "Some of crop, flip, resized-crop, randaugment, mixup, cutmix, with commas between them."),
     setting("workers", "Processes that read and augment samples (default: none on a CPU, 4 on a GPU).", type=int),
     setting("validation", "Share of the samples held out for the metrics, where there is no --val."),
     setting("precision", "Of the training steps; the weights stay float32."),
@@ -153,6 +158,21 @@ def sizes(texts: Iterable[str]) -> dict[str, int]:
 def preprocessing(mean: str | None, std: str | None, size: int | None, layout: str) -> Preprocessing:
     """What is done to images. Raises DataError."""
     return Preprocessing(numbers(mean, "--mean"), numbers(std, "--std"), size, layout)
+
+
+def measured(
+    sensitivity: bool, picture: Path | None, *, data: str | None, samples: int,
+    mean: str | None, std: str | None, size: int | None, layout: str,
+) -> Calibration | None:  # fmt: skip
+    """The inputs that `inspect` measures on, where it is asked to. Raises DataError."""
+    if not sensitivity:
+        for option, value in (("--data", data), ("--picture", picture)):
+            if value is not None:
+                raise DataError(f"{option}: is for measuring; add --sensitivity, or leave it out")
+        return None
+    if data is None:
+        raise DataError("--sensitivity: runs the model on inputs; give some with --data")
+    return Calibration(data, preprocessing(mean, std, size, layout), samples)
 
 
 def settings(given: Mapping[str, Any]) -> Settings:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -254,8 +255,45 @@ def test_other_ways_to_choose_are_exact_too(option: str):
 
 
 def test_proof_on_given_data_is_on_all_of_it():
-    assert document("slim model.onnx --ratio 0.5 --data data.npz")["verified"]["inputs"] == 24
+    assert document("slim model.onnx --ratio 0.5 --data data.npz --distill 0")["verified"]["inputs"] == 24
     assert document("verify model.onnx model.onnx --data data.npz")["inputs"] == 24
+
+
+def test_with_data_the_weights_are_repaired_and_proven_with_the_gated_model_that_has_them():
+    found = document("slim model.onnx --ratio 0.5 --data data.npz --distill 2 --save-gated gated.onnx")
+    assert list(found["recovery"]) == ["cut", "repaired", "distilled"]
+    assert found["recovery"]["repaired"] < found["recovery"]["cut"]
+    assert document("verify gated.onnx model.slim.onnx --data data.npz")["equal"]
+    assert "held-out inputs: cut" in typed("slim model.onnx --ratio 0.5 --data data.npz --distill 0").stdout
+
+
+def test_the_same_seed_gives_the_same_file():
+    files = []
+    for seed in (0, 0, 1):
+        typed(f"slim model.onnx --ratio 0.5 --data data.npz --distill 2 --samples 16 --seed {seed} -o s.onnx --force")
+        files.append(Path("s.onnx").read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+@pytest.mark.parametrize("option", ["--no-repair", "--scope layer --distill 0", "--criterion wanda --distill 0"])
+def test_other_ways_to_choose_by_data_are_exact_too(option: str):
+    found = document(f"slim model.onnx --ratio 0.5 --data data.npz {option}")
+    assert found["verified"]["max_rel_error"] <= found["verified"]["tolerance"]
+    assert ("repaired" in found["recovery"]) == (option != "--no-repair")
+
+
+def test_a_plan_keeps_its_channels_and_weights_unless_repair_is_asked_for():
+    typed("slim model.onnx --ratio 0.5 --save-plan plan.json -o plain.onnx")
+    assert document("slim model.onnx --plan plan.json --data data.npz")["recovery"] == {}
+    repaired = document("slim model.onnx --plan plan.json --data data.npz --repair")
+    assert repaired["plan"] == json.loads(Path("plan.json").read_text())
+    assert repaired["recovery"]["repaired"] < repaired["recovery"]["cut"]
+
+
+@pytest.mark.parametrize("option", ["--repair", "--distill 3", "--scope sensitivity"])
+def test_what_takes_inputs_says_so(option: str):
+    said = typed(f"slim model.onnx --ratio 0.5 {option}", code=1).stderr
+    assert said.startswith("Error: ") and "--data" in said and said.count("\n") == 1
 
 
 def test_the_tolerance_of_verify_is_the_users():
@@ -318,6 +356,46 @@ def test_inspect_says_when_nothing_can_be_pruned():
     assert "nothing can be pruned" in typed("inspect relu.onnx").stdout
 
 
+def test_inspect_measures_what_each_group_is_worth():
+    said = typed("inspect model.onnx --sensitivity --data data.npz").stdout
+    assert "KL divergence in nats, on 24 inputs" in said
+    assert re.search(r"^second +32 +\S+ +\S+ +[\d.e<-]+ +[\d.e<-]+ +[\d.e<-]+ +[\d.e<-]+ ", said, flags=re.MULTILINE)
+
+
+def test_inspect_measures_as_json_on_so_many_inputs_as_asked_for():
+    found = document("inspect model.onnx --sensitivity --data data.npz --samples 8 --seed 3")
+    assert found["measured"] == {"inputs": 8, "outputs": {"logits": "logits"}}
+    first = next(group for group in found["groups"] if group["name"] == "first")
+    assert first["sensitivity"][0] == {"kept": 16, "macs": 1.0, "params": 1.0, "discrepancy": 0.0}
+    assert [width["kept"] for width in first["sensitivity"]] == [16, 14, 12, 10, 8, 6, 4, 2]
+
+
+def test_inspect_draws_a_picture_and_overwrites_one_only_by_force(folder: Path):
+    command = "inspect model.onnx --sensitivity --data data.npz --samples 4 --picture out.png"
+    typed(command)
+    assert Path("out.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "data.npz", "out.png"}
+    assert "another place with --picture, or overwrite it with --force" in typed(command, code=1).stderr
+    typed(f"{command} --force")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--sensitivity", "Error: --sensitivity: runs the model on inputs; give some with --data"),
+        ("--data data.npz", "Error: --data: is for measuring; add --sensitivity, or leave it out"),
+        ("--picture a.png", "Error: --picture: is for measuring; add --sensitivity, or leave it out"),
+        ("--sensitivity --data none.npz", "none.npz: no such file"),
+        ("--sensitivity --data data.npz --samples 0", "0 samples are none"),
+        ("--sensitivity --data none.npz --picture a.gif", "a.gif: pictures end with .png, .svg, .pdf"),
+        ("--sensitivity --data none.npz --picture no/a.png", "no/a.png: the folder no does not exist"),
+    ],
+)
+def test_inspect_says_in_one_line_what_measuring_lacks(line: str, says: str):
+    said = typed(f"inspect model.onnx {line}", code=1).stderr
+    assert says in said and said.count("\n") == 1
+
+
 def test_verify_says_whether_and_by_how_much():
     typed("slim model.onnx --ratio 0.5 --save-gated gated.onnx")
     assert typed("verify gated.onnx model.slim.onnx").stdout.startswith("equal: ")
@@ -325,7 +403,7 @@ def test_verify_says_whether_and_by_how_much():
 
 
 def test_a_surprise_is_one_line_and_a_traceback_only_with_debug(monkeypatch: pytest.MonkeyPatch):
-    def surprise(*_: object) -> None:
+    def surprise(*_: object, **__: object) -> None:
         raise RuntimeError("first\nsecond")
 
     monkeypatch.setattr("onnxprune.inspection.inspect", surprise)
@@ -337,7 +415,7 @@ def test_a_surprise_is_one_line_and_a_traceback_only_with_debug(monkeypatch: pyt
 
 
 def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("onnxprune.inspection.inspect", interrupt)
@@ -351,8 +429,9 @@ def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch):
     "line",
     [
         "inspect model.onnx",
+        "inspect model.onnx --sensitivity --data data.npz --samples 4 --picture a.svg",
         "gate model.onnx",
-        "slim model.onnx --ratio 0.5 --data data.npz",
+        "slim model.onnx --ratio 0.5 --data data.npz --distill 0",
         "verify model.onnx model.onnx",
         "bench model.onnx --runs 1",
     ],

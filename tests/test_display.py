@@ -8,6 +8,7 @@ import pytest
 from onnxprune import display
 from onnxprune.groups import Member
 from onnxprune.inspection import GroupFacts, Inspection, Lock, Part
+from onnxprune.widths import Measured, Width
 
 
 def group(number: int, share: float, *, prunable: bool = True) -> GroupFacts:
@@ -117,3 +118,61 @@ def test_where_nothing_can_be_pruned_the_reasons_are_all_there_is(capsys: pytest
     said = shown(capsys, model(0))
     assert "frozen, and why:" in said and said.endswith("the reasons above say what to change\n")
     assert "groups of channels" not in said
+
+
+# ---- sensitivity
+
+
+def curve(*discrepancies: float, saves: float = 0.1) -> tuple[Width, ...]:
+    """Of 64 channels in quarters; each quarter saves so much of the MACs."""
+    return tuple(Width(64 - 16 * k, 1 - saves * k, 1.0, moved) for k, moved in enumerate(discrepancies))
+
+
+def sensitive(*curves: tuple[Width, ...], outputs: tuple[str, ...] = ("logits",)) -> Inspection:
+    result = model(len(curves))
+    groups = tuple(replace(g, sensitivity=c) for g, c in zip(result.groups, curves, strict=True))
+    return replace(result, groups=groups, measured=Measured(48, dict(zip("abc", outputs, strict=False))))
+
+
+def test_sensitivity_is_told_at_three_widths_and_per_mac_saved(capsys: pytest.CaptureFixture[str]):
+    said = shown(capsys, sensitive(curve(0, 0.0123, 0.05, 1.5)))
+    (row,) = (line for line in said.splitlines() if line.startswith("layer0"))
+    assert row.split() == ["layer0", "64", "50.0%", "25.0%", "0.0123", "0.05", "1.5", "0.0025", "2", "layer0", "+1",
+                           "layer1"]  # fmt: skip
+    assert re.search(r"channels +MACs +params +3/4 +1/2 +1/4 +per 1%", said)
+
+
+def test_the_groups_that_are_cheapest_to_narrow_come_first(capsys: pytest.CaptureFixture[str]):
+    """Per MAC that goes, whatever the group's share."""
+    unmoved, dear = curve(0, 0, 0, 0, saves=0.0), curve(0, 1, 2, 3, saves=0.2)
+    cheap = curve(0, 0.1, 0.2, 0.3, saves=0.1)
+    assert rows(shown(capsys, sensitive(unmoved, dear, cheap))) == ["layer2 ", "layer1 ", "layer0 "]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "says"),
+    [
+        (("logits",), "KL divergence in nats, on 48 inputs"),
+        (("values", "nothing"), "squared error per variance, on 48 inputs"),
+        (("probabilities", "values"), "KL divergence in nats or squared error per variance, mean of 2 outputs, on 48"),
+    ],
+)
+def test_it_is_said_what_the_numbers_are(outputs: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]):
+    assert says in shown(capsys, sensitive(curve(0, 1, 2, 3), outputs=outputs))
+    assert "KL" not in shown(capsys, model(1))
+
+
+@pytest.mark.parametrize(
+    ("widths", "cells"),
+    [
+        (curve(0), ["-", "-", "-", "-"]),
+        (curve(0, 1e-9, 2e-5, float("inf")), ["<1e-6", "2e-05", "inf", "1e-06"]),
+        (curve(0, 0, 0, 0, saves=0.0), ["0", "0", "0", "-"]),
+    ],
+)
+def test_what_has_no_number_is_no_number(
+    widths: tuple[Width, ...], cells: list[str], capsys: pytest.CaptureFixture[str]
+):
+    said = shown(capsys, sensitive(widths, curve(0, 1, 2, 3)))
+    (row,) = (line for line in said.splitlines() if line.startswith("layer0"))
+    assert row.split()[4:8] == cells

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,11 +7,13 @@ import onnx
 import pytest
 from onnx import helper
 from onnx_text import RELU
-from small_models import conv_net
+from small_models import conv_net, images
 from text_nets import analysed, net, sizes
 
 from onnxprune import gate, inspect, model
-from onnxprune.inspection import Inspection
+from onnxprune.calibration import Calibration
+from onnxprune.errors import DataError
+from onnxprune.inspection import GroupFacts, Inspection
 
 MODELS = Path(__file__).parents[1] / "models" / "digits"
 
@@ -157,9 +160,10 @@ def test_a_model_without_weights_is_told_as_well():
     assert (found.macs, found.params, found.groups) == (0, 0, ())
 
 
-def test_nothing_is_changed():
+@pytest.mark.parametrize("sensitivity", [None, Calibration({"image": images(8)})], ids=["told", "measured"])
+def test_nothing_is_changed(sensitivity: Calibration | None):
     proto = conv_net()
-    inspect(proto)
+    inspect(proto, sensitivity=sensitivity)
     assert proto == conv_net()
     assert model.to_proto(model.load(proto)) == model.to_proto(model.load(conv_net()))
 
@@ -168,10 +172,122 @@ def test_the_document_is_plain_json():
     document = inspect(mixed()).to_json()
     assert json.loads(json.dumps(document)) == json.loads(json.dumps(document, default=str))
     assert document.keys() == {
-        "model", "macs", "params", "bytes", "groups", "frozen", "prunable", "at_half"
+        "model", "macs", "params", "bytes", "groups", "frozen", "prunable", "at_half",
+        "measured",
     }  # fmt: skip
     assert {tuple(group) for group in document["groups"]} == {
         ("name", "size", "members", "prunable", "frozen_because", "macs_share", "params_share", "made_by", "read_by",
-         "advice")
+         "advice", "sensitivity")
     }  # fmt: skip
     assert {tuple(lock) for lock in document["frozen"]} == {("because", "op", "params_share", "advice")}
+
+
+# ---- sensitivity
+
+
+IMAGES = Calibration({"image": images(24)})
+
+
+def measured(proto: onnx.ModelProto, calibration: Calibration = IMAGES, **more: int) -> dict[str, GroupFacts]:
+    return {group.name: group for group in inspect(proto, sensitivity=calibration, **more).groups if group.prunable}
+
+
+def with_weights(proto: onnx.ModelProto, **changed: tuple[tuple[slice, ...], float]) -> onnx.ModelProto:
+    """The model with these entries of its tensors (`_` for `.`) set to a number."""
+    for tensor in proto.graph.initializer:
+        if (change := changed.get(tensor.name.replace(".", "_"))) is not None:
+            values = onnx.numpy_helper.to_array(tensor).copy()
+            values[change[0]] = change[1]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return proto
+
+
+def test_sensitivity_is_measured_only_where_it_is_asked_for():
+    found = inspect(conv_net())
+    assert found.measured is None
+    assert [group.sensitivity for group in found.groups] == [()] * len(found.groups)
+
+
+def test_every_prunable_group_is_measured_from_all_of_its_channels_down():
+    found = inspect(conv_net(), sensitivity=IMAGES)
+    for group in found.groups:
+        kept = [width.kept for width in group.sensitivity]
+        assert (kept[:1] == [group.size]) is group.prunable
+        assert kept == sorted(set(kept), reverse=True)
+    assert found.measured is not None
+    assert (found.measured.inputs, found.measured.outputs) == (24, {"logits": "logits"})
+
+
+def test_a_width_costs_what_is_left_of_the_whole_model():
+    group = measured(conv_net())["first"]
+    macs, params = 8 * 64 * 27 + 16 * 9 * 72 + 48, 8 * 27 + 8 + 16 * 72 + 51
+    for width in group.sensitivity:
+        assert width.macs == pytest.approx((width.kept * (64 * 27 + 16 * 9 * 9) + 48) / macs)
+        assert width.params == pytest.approx((width.kept * (27 + 1 + 16 * 9) + 51) / params)
+
+
+def test_outputs_move_further_the_fewer_channels_are_left():
+    for group in measured(conv_net()).values():
+        moved = [width.discrepancy for width in group.sensitivity]
+        assert moved[0] == 0 < moved[1] < moved[-1]
+
+
+def test_channels_that_nobody_weighs_cost_nothing_and_go_first():
+    """The head reads no more than the first four of the second layer's sixteen channels."""
+    proto = with_weights(conv_net(), head_weight=(np.s_[:, 4:], 0.0))
+    moved = {width.kept: width.discrepancy for width in measured(proto)["second"].sensitivity}
+    assert all(moved[kept] < 1e-9 for kept in moved if kept >= 4)
+    assert moved[2] > 1e-4
+
+
+def test_a_group_that_says_nothing_can_be_narrowed_for_nothing():
+    """A layer that makes zeros."""
+    proto = with_weights(conv_net(), head_weight=(np.s_[:, :], 0.0), head_bias=(np.s_[:], 0.0))
+    side = net(
+        """net (float[N,3,4,4] x) => (float[N,4] y) {
+            a = Conv(x, live)  b = Conv(x, dead)  c = Conv(a, wa)  d = Conv(b, wb)  e = Add(c, d)
+            f = GlobalAveragePool(e)  y = Flatten(f)
+        }""",
+        live=(8, 3, 1, 1), wa=(4, 8, 1, 1), wb=(4, 8, 1, 1), values={"dead": np.zeros((8, 3, 1, 1), np.float32)},
+    )  # fmt: skip
+    inputs = np.random.default_rng(0).normal(size=(16, 3, 4, 4)).astype(np.float32)
+    found = measured(side, Calibration({"x": inputs}))
+    assert max(width.discrepancy for width in found["dead"].sensitivity) < 1e-9
+    assert max(width.discrepancy for width in found["live"].sensitivity) > 1e-2
+    with pytest.raises(DataError, match="no output holds floating-point numbers that differ"):
+        measured(proto)
+
+
+def test_the_same_seed_measures_the_same():
+    few = Calibration({"image": images(24)}, samples=8)
+    a, b, c = (measured(conv_net(), few, seed=seed) for seed in (0, 0, 1))
+    assert a == b != c
+
+
+def test_the_inputs_are_no_more_than_asked_for():
+    found = inspect(conv_net(), sensitivity=Calibration({"image": images(24)}, samples=4))
+    assert found.measured is not None and found.measured.inputs == 4
+
+
+def test_gates_of_the_file_have_no_part_in_the_sensitivity():
+    assert measured(gate(conv_net()).model) == measured(conv_net())
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    with pytest.raises(DataError):
+        inspect(conv_net(), sensitivity=Calibration({"image": images(8)[:, :2]}))
+
+
+def test_a_model_without_groups_has_no_sensitivity():
+    found = inspect(RELU, sensitivity=Calibration({"x": np.ones((4, 3), np.float32)}))
+    assert (found.measured, found.groups) == (None, ())
+
+
+def test_the_document_holds_no_number_that_json_lacks():
+    found = inspect(conv_net(), sensitivity=IMAGES)
+    (first, *rest) = found.groups
+    width = replace(first.sensitivity[-1], discrepancy=float("inf"))
+    found = replace(found, groups=(replace(first, sensitivity=(*first.sensitivity[:-1], width)), *rest))
+    document = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert document["groups"][0]["sensitivity"][-1]["discrepancy"] is None
+    assert document["groups"][0]["sensitivity"][0] == {"kept": 8, "macs": 1.0, "params": 1.0, "discrepancy": 0.0}
