@@ -1,0 +1,153 @@
+"""One shot compared: criteria x allocations x recovery, and two peers on the same files and calibration inputs.
+
+    python tools/bench_oneshot.py NETS DATA [--nets resnet20 resnet56] [--ratios 0.7 0.5] [--seeds 0 1 2]
+                                  [--ways sensitivity:reconstruction:distill onnxsim:wanda ...] [--results FILE.jsonl]
+
+NETS holds the networks of models/ as NAME.onnx; DATA their inputs, as the recipes there write them:
+NAME_calibration.npz and NAME_test.npz, for the CIFAR-10 ResNets train.npz and test.npz. A way is
+SCOPE:CRITERION:RECOVERY (`cut`, `repair` or `distill`) or PEER:CRITERION (tools/oneshot/peers.py). Each seed draws its
+own calibration inputs. What is measured is appended to the results, and what stands there is not measured again; the
+table tells the mean over the seeds.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+import onnxprune
+from onnxprune.calibration import Calibration
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "models")]
+import evaluate  # noqa: E402 - from models/
+
+NETS = ("resnet20", "resnet32", "resnet44", "resnet56", "digits", "mnist", "camvid", "multi30k")
+WAYS = (
+    "layer:l2:cut", "layer:l1:cut", "layer:gm:cut", "layer:bn:cut", "layer:wanda:cut", "layer:reconstruction:cut",
+    "global:l2:cut", "global:gm:cut", "global:wanda:cut", "global:reconstruction:cut", "sensitivity:l2:cut",
+    "sensitivity:wanda:cut", "sensitivity:reconstruction:cut", "layer:l2:repair", "layer:wanda:repair",
+    "layer:reconstruction:repair", "global:l2:repair", "global:wanda:repair", "global:reconstruction:repair",
+    "sensitivity:l2:repair", "sensitivity:wanda:repair", "sensitivity:reconstruction:repair",
+    "layer:l2:distill", "sensitivity:wanda:distill", "sensitivity:reconstruction:distill",
+)  # fmt: skip
+
+Result = dict[str, Any]
+
+
+def calibration(data: Path, net: str, samples: int, seed: int) -> dict[str, np.ndarray]:
+    """The unlabelled inputs of a network that a seed draws."""
+    path = data / ("train.npz" if net.startswith("resnet") else f"{net}_calibration.npz")
+    with np.load(path, allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in arrays.files if name != "y"}
+    count = len(next(iter(found.values())))
+    chosen = np.random.default_rng(seed).choice(count, min(samples, count), replace=False)
+    return {name: np.ascontiguousarray(evaluate.normalized(values[chosen])) for name, values in found.items()}
+
+
+def measured(args: argparse.Namespace, net: str, ratio: float, way: str, seed: int) -> Result:
+    """One network pruned in one way: what it keeps, how often it is right, and the seconds that it took."""
+    path = args.networks / f"{net}.onnx"
+    inputs = calibration(args.data, net, args.samples, seed)
+    test = args.data / ("test.npz" if net.startswith("resnet") else f"{net}_test.npz")
+    start = time.perf_counter()
+    made, told = (by_peer if way.count(":") == 1 else by_us)(args, path, inputs, ratio, way, seed)
+    seconds = time.perf_counter() - start
+    result = {"net": net, "ratio": ratio, "by": args.by, "way": way, "seed": seed, "samples": args.samples,
+              "multiple": args.multiple_of, "seconds": round(seconds, 1), **told}  # fmt: skip
+    if made is not None:
+        whole, left = onnxprune.inspect(path), onnxprune.inspect(made)
+        result |= {by: getattr(left, by) / getattr(whole, by) for by in ("macs", "params")}
+        result |= {"dense": evaluate.accuracy(path, test), "accuracy": evaluate.accuracy(made, test)}
+    return result
+
+
+def by_us(
+    args: argparse.Namespace, path: Path, inputs: dict[str, np.ndarray], ratio: float, way: str, seed: int
+) -> tuple[onnx.ModelProto, Result]:
+    scope, criterion, recovery = way.split(":")
+    epochs = {"cut": 0, "repair": 0}.get(recovery, args.distill)
+    found = onnxprune.slim(
+        path, ratio=ratio, by=args.by, scope=scope, criterion=criterion, repair=recovery != "cut",
+        multiple_of=args.multiple_of, distill=epochs, seed=seed,
+        calibration=Calibration(inputs, None, args.samples),
+    )  # fmt: skip
+    return found.model, {"recovery": dict(found.recovery), "error": found.verified.max_rel_error}
+
+
+def by_peer(
+    args: argparse.Namespace, path: Path, inputs: dict[str, np.ndarray], ratio: float, way: str, seed: int
+) -> tuple[onnx.ModelProto | None, Result]:
+    from oneshot import peers
+
+    peer, criterion = way.split(":")
+    try:
+        return peers.PEERS[peer](path, inputs, ratio, args.by, criterion, seed), {}
+    except peers.PeerError as error:
+        return None, {"failed": str(error)}
+
+
+def known(path: Path) -> list[Result]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(results: list[Result]) -> Iterator[str]:
+    """A line for each network, ratio and way: means over the seeds, the worst and the best accuracy."""
+    yield "| network | asked | way | seeds | MACs | params | dense | pruned | from-to | seconds |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    rows: dict[tuple[str, float, str], list[Result]] = {}
+    for result in results:
+        rows.setdefault((result["net"], result["ratio"], result["way"]), []).append(result)
+    for (net, ratio, way), found in sorted(rows.items(), key=lambda row: (row[0][0], -row[0][1], row[0][2])):
+        sound = [one for one in found if "accuracy" in one]
+        if not sound:
+            yield f"| {net} | {ratio} | {way} | {len(found)} | {found[0]['failed']} |"
+            continue
+        mean = {name: float(np.mean([one[name] for one in sound])) for name in
+                ("macs", "params", "dense", "accuracy", "seconds")}  # fmt: skip
+        right = [one["accuracy"] for one in sound]
+        yield (
+            f"| {net} | {ratio} | {way} | {len(sound)} | {mean['macs']:.3f} | {mean['params']:.3f} | "
+            f"{mean['dense']:.1%} | {mean['accuracy']:.1%} | {min(right):.1%}-{max(right):.1%} | "
+            f"{mean['seconds']:.0f} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="One shot compared.")
+    parser.add_argument("networks", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--nets", nargs="+", default=NETS)
+    parser.add_argument("--ratios", nargs="+", type=float, default=(0.7, 0.5))
+    parser.add_argument("--by", default="macs")
+    parser.add_argument("--ways", nargs="+", default=WAYS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
+    parser.add_argument("--samples", type=int, default=1024)
+    parser.add_argument("--multiple-of", type=lambda text: text if text == "auto" else int(text), default=1)
+    parser.add_argument("--distill", type=int, help="epochs (default: slim's own choice)")
+    parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "oneshot.jsonl")
+    args = parser.parse_args()
+    facts = ("net", "ratio", "way", "seed", "by", "samples", "multiple")
+    for net in args.nets:
+        for ratio in args.ratios:
+            for way in args.ways:
+                for seed in args.seeds:
+                    wanted = (net, ratio, way, seed, args.by, args.samples, args.multiple_of)
+                    if any(tuple(one[name] for name in facts) == wanted for one in known(args.results)):
+                        continue
+                    result = measured(args, net, ratio, way, seed)
+                    with args.results.open("a") as file:
+                        file.write(json.dumps(result) + "\n")
+                    print(json.dumps(result), file=sys.stderr, flush=True)
+    chosen = [one for one in known(args.results) if one["net"] in args.nets and one["ratio"] in args.ratios]
+    print("\n".join(table(chosen)))
+
+
+if __name__ == "__main__":
+    main()
