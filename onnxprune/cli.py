@@ -183,6 +183,7 @@ def train(
 
     Without labels in the data the original model is the teacher. Writes a gated model back.
     """
+    from onnxprune.training.processes import leave
     from onnxprune.training.verb import Request
     from onnxprune.training.verb import train as run
 
@@ -203,6 +204,7 @@ def train(
         )  # fmt: skip
     if result.main:
         _print(result, as_json, display.trained)
+    leave()
 
 
 @main.command()

@@ -24,6 +24,14 @@ def accelerator_for(settings: Settings) -> Accelerator:
     return Accelerator(cpu=settings.device == "cpu")
 
 
+def leave() -> None:
+    """Parts from the other processes of a run, where there are any: the threads that talk to them can abort a process
+    that ends beside them.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def average(accelerator: Accelerator, tensors: Sequence[Tensor]) -> None:
     """Replace the tensors by their mean over all processes, in one transfer per element type."""
     if accelerator.num_processes == 1:

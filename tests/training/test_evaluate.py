@@ -42,6 +42,7 @@ sys.path.insert(0, sys.argv[1])
 from accelerate import Accelerator
 from divided import DIVIDED, batches_of, model_of, task_of
 from onnxprune.training.evaluate import evaluate
+from onnxprune.training.processes import leave
 
 torch.set_num_threads(1)
 accelerator, rank = Accelerator(cpu=True), int(os.environ["RANK"])
@@ -52,6 +53,7 @@ for name in DIVIDED:
     found[name] = evaluate(accelerator, *model_of(name), task_of(name), batches)
 with open(sys.argv[2] + f"/metrics{rank}.json", "w") as file:
     json.dump(found, file)
+leave()
 """
 
 

@@ -88,6 +88,7 @@ import os, sys
 from pathlib import Path
 import onnx
 import onnxprune
+from onnxprune.training.processes import leave
 
 folder, out = map(Path, sys.argv[1:])
 rank = os.environ["RANK"]
@@ -99,4 +100,5 @@ trained = onnxprune.train(
 onnx.save(trained.model, out / f"rank{rank}.onnx")
 if trained.main:
     (out / f"main{rank}").touch()
+leave()
 """
