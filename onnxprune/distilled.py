@@ -24,7 +24,7 @@ def distilled(
     epochs: int,
     seed: int,
     batch_size: int = 64,
-    lr: float = 5e-4,
+    lr: float = 1e-3,
     augment: str = "crop,flip,mixup,cutmix",
     features: float = 0.0,
     names: Collection[str] | None = None,
