@@ -18,6 +18,8 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 BATCH = 250
 IGNORED = -1
+# Labels (n, h, w) are pixels'.
+PIXELS = 3
 
 
 def normalized(x: np.ndarray) -> np.ndarray:
@@ -71,8 +73,10 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     arguments = parser.parse_args()
     counts = confusion(arguments.model, arguments.data)
-    print(f"{arguments.model} on {arguments.data}: {np.trace(counts) / counts.sum():.2%}", end="")
-    print(f", mean IoU {mean_iou(counts):.2%}")
+    with np.load(arguments.data, allow_pickle=False) as arrays:
+        segmented = arrays["y"].ndim == PIXELS
+    iou = f", mean IoU {mean_iou(counts):.2%}" if segmented else ""
+    print(f"{arguments.model} on {arguments.data}: {np.trace(counts) / counts.sum():.2%}{iou}")
 
 
 if __name__ == "__main__":

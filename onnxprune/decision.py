@@ -11,6 +11,7 @@ import numpy as np
 from onnxprune import gates
 from onnxprune import model as files
 from onnxprune import plan as plans
+from onnxprune.apart import Apart
 from onnxprune.calibration import Calibration
 from onnxprune.choose import Wish, choose
 from onnxprune.cost import CostModel
@@ -56,7 +57,6 @@ class Decision:
             raise PlanError(
                 f"{source.where}: no gate is closed; say how much to keep with --ratio, or give a --plan"
             )
-        self.parts = files.export(source)
         self.found: dict[tuple[str, ...], OneShot] = {}
         """What one shot found, by the groups that there were."""
 
@@ -82,28 +82,28 @@ class Decision:
     def by(self, asked: str) -> str:
         return self.trained[1] if self.trained and self.wish is None else asked
 
-    def __call__(self, groups: Groups) -> Decided:
-        """The plan, and the weights that go with it."""
+    def __call__(self, groups: Groups, parts: Apart) -> Decided:
+        """The plan, and the weights that go with it; `parts` are the model without gates."""
         ranked = self.path is None and not self.by_gates and not self.closed
         fitting = self.fitting
         if fitting is None or not (ranked or fitting.repair or fitting.distill):
             return Decided(self._plan(groups))
         known = tuple(group.name for group in groups)
         if known not in self.found:
-            self.found[known] = self._one_shot(groups, fitting, ranked)
+            self.found[known] = self._one_shot(groups, parts, fitting, ranked)
         return Decided(self.found[known].plan, self.found[known].weights)
 
-    def _one_shot(self, groups: Groups, fitting: Fitting, ranked: bool) -> OneShot:
+    def _one_shot(self, groups: Groups, parts: Apart, fitting: Fitting, ranked: bool) -> OneShot:
         plan = None if ranked else self._plan(groups)
-        batches = fitting.calibration.draw(self.parts.light, fitting.seed)
+        batches = fitting.calibration.draw(parts.light, fitting.seed)
         frozen = {group.name: "frozen by the check" for group in groups.frozen_by_check}
-        anatomy = Anatomy.of(self.parts, frozen, fitting.seed)
+        anatomy = Anatomy.of(parts, frozen, fitting.seed)
         repair = ranked if fitting.repair is None else fitting.repair
         found = one_shot(anatomy, batches, self.wish, plan, criterion=fitting.criterion, repair=repair)
         wanted = fitting.distill
         if wanted is None and ranked and repair:
-            return taught_if_it_can_be(found, self.parts, anatomy, batches)
-        return taught(found, self.parts, anatomy, batches, wanted) if wanted else found
+            return taught_if_it_can_be(found, parts, anatomy, batches)
+        return taught(found, parts, anatomy, batches, wanted) if wanted else found
 
     def _plan(self, groups: Groups) -> Plan:
         if self.path is not None:

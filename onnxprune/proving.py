@@ -73,7 +73,7 @@ class Attempts:
         self,
         original: ModelLike,
         source: files.Model,
-        decide: Callable[[Groups], Decided],
+        decide: Callable[[Groups, Apart], Decided],
         original_is: str | None,
         feeds: Callable[[onnx.ModelProto], Iterator[Feed]] | None,
         seed: int,
@@ -139,7 +139,7 @@ class Attempts:
         model = self._fresh()
         start = time.perf_counter()
         groups = find(model, self.frozen)
-        decided = self.decide(groups)
+        decided = self.decide(groups, self.parts)
         plan, weights = decided.plan, decided.weights if self.with_weights else {}
         if only is not None:
             plan = Plan({name: kept for name, kept in plan.kept.items() if name in only})

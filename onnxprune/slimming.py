@@ -1,6 +1,5 @@
 """`gate` and `slim`: the way from a model to a gated one, and to a smaller one that is proven to compute the same."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,8 +21,6 @@ from onnxprune.garbage import uncollected
 from onnxprune.groups import find
 from onnxprune.proving import Attempts, ModelLike, differs
 from onnxprune.verify import Verification, verify
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

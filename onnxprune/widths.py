@@ -8,7 +8,7 @@ from onnxprune.calibration import Calibration
 from onnxprune.cost import CostModel
 from onnxprune.errors import DataError
 from onnxprune.recovery.anatomy import Anatomy
-from onnxprune.recovery.sensitivity import Curve, Extent, curves
+from onnxprune.recovery.sensitivity import Curve, measured_curves
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,9 @@ def measure(
             f"{where}: no output holds floating-point numbers that differ: none shows what a group is worth; "
             "give other inputs, or the model without the ops that decide at its end"
         )
-    extent = Extent.of(anatomy, names, len(batches) * batches.size)
-    used = batches[: max(1, round(extent.inputs / batches.size))]
-    found = curves(anatomy, used, names, extent.eighths, {})
+    found, inputs = measured_curves(anatomy, batches, names)
     widths = {curve.group: _priced(curve, anatomy.costs) for curve in found}
-    return widths, Measured(len(used) * used.size, outputs)
+    return widths, Measured(inputs, outputs)
 
 
 def _priced(curve: Curve, costs: CostModel) -> tuple[Width, ...]:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def measured(args: argparse.Namespace, net: str, ratio: float, way: str, seed: i
     made, told = (by_peer if way.count(":") == 1 else by_us)(args, path, inputs, ratio, way, seed)
     seconds = time.perf_counter() - start
     result = {"net": net, "ratio": ratio, "by": args.by, "way": way, "seed": seed, "samples": args.samples,
-              "multiple": args.multiple_of, "seconds": round(seconds, 1), **told}  # fmt: skip
+              "multiple": args.multiple_of, "distill": args.distill, "seconds": round(seconds, 1), **told}  # fmt: skip
     if made is not None:
         whole, left = onnxprune.inspect(path), onnxprune.inspect(made)
         result |= {by: getattr(left, by) / getattr(whole, by) for by in ("macs", "params")}
@@ -133,18 +134,15 @@ def main() -> None:
     parser.add_argument("--distill", type=int, help="epochs (default: slim's own choice)")
     parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "oneshot.jsonl")
     args = parser.parse_args()
-    facts = ("net", "ratio", "way", "seed", "by", "samples", "multiple")
-    for net in args.nets:
-        for ratio in args.ratios:
-            for way in args.ways:
-                for seed in args.seeds:
-                    wanted = (net, ratio, way, seed, args.by, args.samples, args.multiple_of)
-                    if any(tuple(one[name] for name in facts) == wanted for one in known(args.results)):
-                        continue
-                    result = measured(args, net, ratio, way, seed)
-                    with args.results.open("a") as file:
-                        file.write(json.dumps(result) + "\n")
-                    print(json.dumps(result), file=sys.stderr, flush=True)
+    facts = ("net", "ratio", "way", "seed", "by", "samples", "multiple", "distill")
+    done = {tuple(one[name] for name in facts) for one in known(args.results)}
+    for net, ratio, way, seed in product(args.nets, args.ratios, args.ways, args.seeds):
+        if (net, ratio, way, seed, args.by, args.samples, args.multiple_of, args.distill) in done:
+            continue
+        result = measured(args, net, ratio, way, seed)
+        with args.results.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+        print(json.dumps(result), file=sys.stderr, flush=True)
     chosen = [one for one in known(args.results) if one["net"] in args.nets and one["ratio"] in args.ratios]
     print("\n".join(table(chosen)))
 

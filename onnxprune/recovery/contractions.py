@@ -22,8 +22,6 @@ class Contraction:
     """One such op; `blocks` of independent products for a grouped convolution, else 1."""
 
     name: str
-    x: str
-    y: str
     weight: str
     shape: tuple[int, ...]
     op: str
@@ -150,7 +148,7 @@ def _product(
         offset = own_bias(node.inputs[2], outputs)
     found = None if added and offset is None else follow(groups, y, len(y.sizes or ()) - 1, outputs)
     return Contraction(
-        node.name, x.name, y.name, w.name, shape, "columns" if turned else "rows", 1, inputs, outputs, atoms, made,
+        node.name, w.name, shape, "columns" if turned else "rows", 1, inputs, outputs, atoms, made,
         None, offset or (found.offset if found and not added else None), found.sum if found else None,
     )  # fmt: skip
 
@@ -178,7 +176,7 @@ def _convolution(
     offset = own_bias(node.inputs[2], blocks * outputs) if node.has(2) else None
     found = None if node.has(2) and offset is None else follow(groups, y, 1, blocks * outputs)
     return Contraction(
-        node.name, x.name, y.name, w.name, shape, node.op, blocks, inputs, outputs,
+        node.name, w.name, shape, node.op, blocks, inputs, outputs,
         _atoms(groups, x, 1, blocks * inputs), _atoms(groups, y, 1, blocks * outputs), window,
         offset or (found.offset if found and not node.has(2) else None), found.sum if found else None,
     )  # fmt: skip

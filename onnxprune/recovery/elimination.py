@@ -55,10 +55,6 @@ class Layer:
             inverse[own, own] = 1  # solvable, and out of the game
         return cost * self.scale
 
-    @property
-    def weights(self) -> Floats:
-        return self.weight
-
 
 class Elimination:
     """Channels of a group taken away in the order in which all layers that read them miss them least."""

@@ -6,7 +6,7 @@ found.plan, found.weights, found.recovery["repaired"]     # the last is what hel
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,7 +27,7 @@ from onnxprune.recovery.criteria import BY_OUTPUTS, scored
 from onnxprune.recovery.discrepancy import Floats, discrepancies
 from onnxprune.recovery.pieces import Values
 from onnxprune.recovery.rebuild import Rebuilding
-from onnxprune.recovery.sensitivity import Curve, Extent, curves
+from onnxprune.recovery.sensitivity import measured_curves
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def one_shot(
     if not anatomy.groups.groups:
         raise PlanError(f"{anatomy.groups.model.where}: nothing can be pruned; onnxprune inspect says why")
     criterion = "reconstruction" if criterion == "auto" else criterion
-    fitting, held = batches[: max(FITTED // batches.size, 1)].split(HELD_OUT)
+    fitting, held, _ = _divided(batches)
     anatomy.measure(fitting)
     plans = [plan] if plan is not None else _plans(anatomy, fitting, wish, criterion)
     settles = plan is None and criterion == "reconstruction"
@@ -93,6 +93,12 @@ def one_shot(
     for one in found:
         log.debug("%s: %s", one.plan.counts(anatomy.groups), one.recovery)
     return min(found, key=lambda one: float(one.apart.mean()))
+
+
+def _divided(batches: Batches) -> tuple[Batches, Batches, Batches]:
+    """What least squares is fitted on, what is held out from everything, and what is left for distillation alone."""
+    count = max(FITTED // batches.size, 1)
+    return *batches[:count].split(HELD_OUT), batches[count:]
 
 
 def _repaired(anatomy: Anatomy, batches: Batches, plan: Plan, settles: bool) -> OneShot:
@@ -116,7 +122,7 @@ def _measured(anatomy: Anatomy, batches: Batches, wish: Wish, criterion: str) ->
     """
     order = {} if criterion in BY_OUTPUTS else scored(anatomy, batches, criterion)
     free = [g.name for g in anatomy.groups if g.name not in protected(anatomy.groups, wish)]
-    measured = measured_curves(anatomy, batches, free, order)
+    measured, _ = measured_curves(anatomy, batches, free, order)
     scores = allocation.scores(measured, anatomy.costs, wish.by, wish.ratio)
     found: dict[tuple[int, ...], Plan] = {}
     for factor in DEARER:
@@ -124,17 +130,6 @@ def _measured(anatomy: Anatomy, batches: Batches, wish: Wish, criterion: str) ->
         plan = choose(anatomy.groups, anatomy.costs, dearer, wish, warn=factor == DEARER[0])
         found.setdefault(tuple(plan.counts(anatomy.groups)), plan)
     return list(found.values())
-
-
-def measured_curves(
-    anatomy: Anatomy, batches: Batches, names: Sequence[str], scores: Mapping[str, np.ndarray] | None = None
-) -> list[Curve]:
-    """The curves of these groups, on as many of the inputs as measuring them all may take; channels go by `scores`,
-    the lowest first, where these are given.
-    """
-    extent = Extent.of(anatomy, names, len(batches) * batches.size)
-    count = max(1, round(extent.inputs / batches.size))
-    return curves(anatomy, batches[:count], names, extent.eighths, scores or {})
 
 
 def distances(anatomy: Anatomy, batches: Batches, plan: Plan, weights: Values) -> Floats:
@@ -160,9 +155,8 @@ def taught(found: OneShot, parts: Apart, anatomy: Anatomy, batches: Batches, epo
     """
     from onnxprune.distilled import distilled  # torch comes with it
 
-    first, held = batches[: max(FITTED // batches.size, 1)].split(HELD_OUT)
-    rows = np.concatenate([first.rows, batches.rows[max(FITTED // batches.size, 1) :]])
-    fitting = replace(batches, rows=rows)
+    fitted, held, more = _divided(batches)
+    fitting = replace(batches, rows=np.concatenate([fitted.rows, more.rows]))
     model = files.load(parts)
     groups = find(model, {group.name: "frozen by the check" for group in anatomy.groups.frozen_by_check})
     put(model, found.weights)

@@ -4,7 +4,7 @@ An open gate is passed by: only those named closed are run, so that a piece with
 model costs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -64,14 +64,15 @@ class Pieces:
         }
         """Per gated value the value before its gate; what a body reads is not passed by."""
 
+    def sites(self, group: str) -> Iterator[int]:
+        """The numbers of the nodes with a gate of this group."""
+        for number, node in enumerate(self.nodes):
+            if any(group in self.groups.get(name, ()) for name in node.input):
+                yield number
+
     def first(self, group: str) -> int:
-        """The number of the first node with a gate of this group; that of the end where it has none."""
-        found = (
-            k
-            for k, node in enumerate(self.nodes)
-            if any(group in self.groups.get(name, ()) for name in node.input)
-        )
-        return next(found, len(self.nodes))
+        """The number of the first of them; that of the end where there is none."""
+        return next(self.sites(group), len(self.nodes))
 
     def value(self, name: str, closed: frozenset[str] = frozenset()) -> str:
         """The value that stands for this one when all gates but those of the closed groups are passed by."""

@@ -42,7 +42,7 @@ class Rebuilding:
         """Per contraction the groups that it settles."""
         for group in self.narrowed:
             readers = self.anatomy.readers[group.name]
-            if self.settles and len(readers) == 1 and self._sites(group.name) == 1:
+            if self.settles and len(readers) == 1 and self._is_gated_once(group.name):
                 self.at.setdefault(readers[0][0].name, []).append(group.name)
         settled = {name for names in self.at.values() for name in names}
         self.closed = frozenset(g.name for g in self.narrowed) - settled
@@ -52,9 +52,8 @@ class Rebuilding:
         self.removed = self.anatomy.groups.removed({name: self.kept[name] for name in self.closed})
         self.dirty: set[str] = set()
 
-    def _sites(self, group: str) -> int:
-        pieces = self.anatomy.pieces
-        return sum(any(group in pieces.groups.get(name, ()) for name in node.input) for node in pieces.nodes)
+    def _is_gated_once(self, group: str) -> bool:
+        return sum(1 for _ in self.anatomy.pieces.sites(group)) == 1
 
     def _latents(self, name: str, size: int) -> np.ndarray:
         return np.where(np.isin(np.arange(size), self.kept[name]), 1.0, -1.0).astype(np.float32)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.branches import droppable
+from onnxprune.calibration import Batches
 from onnxprune.gates import PREFIX
 from onnxprune.groups import Group
 from onnxprune.methods.magnitude import magnitude
@@ -58,6 +59,17 @@ class Extent:
             if inputs >= 4 * FEWEST:
                 break
         return Extent(min(max(inputs, FEWEST), MOST, available), eighths)
+
+
+def measured_curves(
+    anatomy: Anatomy, batches: Batches, names: Collection[str], scores: Mapping[str, np.ndarray] | None = None
+) -> tuple[list[Curve], int]:
+    """The curves of these groups, on as many of the inputs as measuring them all may take, and on how many; channels go
+    by `scores`, the lowest first, where these are given.
+    """
+    extent = Extent.of(anatomy, names, len(batches) * batches.size)
+    used = batches[: max(1, round(extent.inputs / batches.size))]
+    return curves(anatomy, used, names, extent.eighths, scores or {}), len(used) * used.size
 
 
 def curves(

@@ -53,8 +53,8 @@ def padded(x: Floats, window: Window) -> tuple[Floats, tuple[int, ...]]:
         x = apart
     ends = [(before, after) for before, after, _ in window.extents(sizes)]
     cut = (slice(max(-b, 0), n + min(a, 0)) for n, (b, a) in zip(sizes, ends, strict=True))
-    padded = np.pad(x[:, :, *cut], [(0, 0), (0, 0), *((max(b, 0), max(a, 0)) for b, a in ends)])
-    return padded.reshape(*padded.shape[:2], -1), padded.shape[2:]
+    found = np.pad(x[:, :, *cut], [(0, 0), (0, 0), *((max(b, 0), max(a, 0)) for b, a in ends)])
+    return found.reshape(*found.shape[:2], -1), found.shape[2:]
 
 
 def places(
@@ -62,8 +62,8 @@ def places(
 ) -> NDArray[np.intp]:
     """Where the taps of each chosen position lie in the flat input, shape (positions, taps)."""
     taps = np.indices(window.kernel).reshape(len(sizes), -1)
-    places = np.zeros((len(chosen), taps.shape[1]), dtype=np.intp)
+    found = np.zeros((len(chosen), taps.shape[1]), dtype=np.intp)
     for axis, position in enumerate(np.unravel_index(chosen, out)):
         along = position[:, None] * window.strides[axis] + taps[axis][None] * window.dilations[axis]
-        places = places * sizes[axis] + along
-    return places
+        found = found * sizes[axis] + along
+    return found

@@ -51,7 +51,7 @@ def test_what_is_left_is_the_least_squares_solution_and_costs_what_is_said(case:
         elimination.down_to(count, scores)
         left = np.sort(np.concatenate([rows[0][k] for k in elimination.left]))
         wanted = np.stack([best(h[b], w[b], left) for b in range(blocks)])
-        np.testing.assert_allclose(elimination.layers[0].weights, wanted, atol=1e-7)
+        np.testing.assert_allclose(elimination.layers[0].weight, wanted, atol=1e-7)
         assert elimination.spent[-1] == pytest.approx(0.25 * risen(h, w, wanted), rel=1e-6)
     assert sorted([*elimination.order, *elimination.left]) == list(range(channels))
     assert len(elimination.spent) == len(elimination.order) + 1
@@ -79,7 +79,7 @@ def test_of_two_equal_channels_one_goes_first_and_costs_nothing():
     (gone,) = elimination.order
     assert gone in (1, 4)
     assert elimination.spent[1] < 1e-5
-    np.testing.assert_allclose(elimination.layers[0].weights[0, 5 - gone], w[0, 1] + w[0, 4], rtol=1e-4)
+    np.testing.assert_allclose(elimination.layers[0].weight[0, 5 - gone], w[0, 1] + w[0, 4], rtol=1e-4)
 
 
 def test_all_layers_that_read_a_channel_have_a_say():
@@ -112,5 +112,5 @@ def test_all_channels_may_go():
     h, w = hessian(4), weight(4, 2)
     elimination = Elimination(4, [Layer.of(h, w, rows_of(4, 1))])
     elimination.down_to(0)
-    assert not elimination.layers[0].weights.any()
+    assert not elimination.layers[0].weight.any()
     assert elimination.spent[-1] == pytest.approx(risen(h, w, 0 * w))
