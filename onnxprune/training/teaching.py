@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -15,49 +16,48 @@ from onnxprune.training.augmentation import Augmentation, is_image
 from onnxprune.training.batches import Batch, Batches, drawn
 from onnxprune.training.data import Data
 from onnxprune.training.distillation import Distillation, Head
-from onnxprune.training.evaluate import Values, outputs_and_values
+from onnxprune.training.evaluate import outputs_of
 from onnxprune.training.schedule import factor
-from onnxprune.training.tasks import Outputs
 
 log = logging.getLogger(__name__)
 
-MEASURED = 256  # samples at most, to tell variances from and to measure on
+MEASURED = 256  # samples, to tell kinds of outputs from and to measure on
 WARMUP, CLIP = 0.05, 1.0
+RATES = (1e-3, 3e-4, 1e-4)
+"""Learning rates of AdamW to choose from, each tried for a tenth of all steps."""
+TRIED = 0.1
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how hard to train; `features` is the weight of values inside beside the outputs."""
+    """How long and how hard to train; without a learning rate it is chosen from RATES."""
 
     epochs: int
     seed: int
     batch_size: int
-    lr: float
+    lr: float | None
     augment: str
-    features: float
     names: frozenset[str] | None = None
     """Of the initializers to train; None for all."""
 
 
 def taught(
-    slim: onnx.ModelProto, dense: onnx.ModelProto, values: Sequence[str], data: Data, recipe: Recipe
+    slim: onnx.ModelProto, dense: onnx.ModelProto, data: Data, held: Data, recipe: Recipe
 ) -> dict[str, np.ndarray]:
-    """See onnxprune.distilled; `values` are what to match inside, those of them that have one shape in both."""
-    batches = Batches(data, torch.device("cpu"), channels_last=True)
+    """See onnxprune.distilled."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        pair = _pair(slim, dense, values, next(batches.in_order(recipe.batch_size)), recipe.names)
-        before = {name: tensor.clone() for name, tensor in pair.student.state_dict().items()}
-        lesson = _lesson(pair, batches, recipe)
-        if not lesson.matched:
-            log.warning("distillation did not help: the outputs are constant on the samples")
-            return {}
-        why = _trained(pair, lesson, batches, recipe)
+        student, teacher = (
+            to_torch.load(model).to(memory_format=torch.channels_last) for model in (slim, dense)
+        )
+        lesson = Lesson(student, teacher, data, held, recipe)
+        before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+        why = _learned(lesson)
     if why is not None:
         log.warning("distillation did not help: %s", why)
         return {}
     known = {tensor.name for tensor in slim.graph.initializer}
-    after = {name: tensor for name, tensor in pair.student.state_dict().items() if name in known}
+    after = {name: tensor for name, tensor in student.state_dict().items() if name in known}
     return {
         name: np.ascontiguousarray(tensor.numpy())
         for name, tensor in after.items()
@@ -65,128 +65,112 @@ def taught(
     }
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two modules in eval mode that return the same values behind their outputs; the student's float32 weights."""
-
-    student: fx.GraphModule
-    teacher: fx.GraphModule
-    weights: tuple[nn.Parameter, ...]
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """The distance of the student from the teacher: of the outputs, and of values inside per variance."""
-
-    outputs: Distillation
-    inside: tuple[float, ...]
-    weight: float
-
-    @property
-    def matched(self) -> bool:
-        """Whether there is any output to learn."""
-        return any(head.kind != "none" for head in self.outputs.heads)
-
-    def loss(self, ours: tuple[Outputs, Values], theirs: tuple[Outputs, Values], batch: Batch) -> Tensor:
-        loss = self.outputs.loss(ours[0], batch, theirs[0])
-        if not self.inside:
-            return loss
-        paired = zip(ours[1], theirs[1], self.inside, strict=True)
-        parts = [nn.functional.mse_loss(value, wanted) / variance for value, wanted, variance in paired]
-        return loss + self.weight * torch.stack(parts).mean()
-
-
-def _pair(
-    slim: onnx.ModelProto,
-    dense: onnx.ModelProto,
-    values: Sequence[str],
-    few: Batch,
-    names: frozenset[str] | None,
-) -> Pair:
-    shapes = []
-    for model in (slim, dense):
-        module = to_torch.load(model, also=values)
-        with torch.no_grad():
-            results = module(*few.inputs)
-        shown = results[len(results) - len(values) :] if values else ()
-        shapes.append([(value.shape, value.is_floating_point()) for value in shown])
-    alike = [name for name, one, other in zip(values, *shapes, strict=True) if one == other and one[1]]
-    student, teacher = (
-        to_torch.load(model, also=alike).to(memory_format=torch.channels_last) for model in (slim, dense)
-    )
-    teacher.requires_grad_(False)
-    for name, parameter in student.named_parameters():
-        parameter.requires_grad_(parameter.dtype == torch.float32 and (names is None or name in names))
-    return Pair(student, teacher, tuple(p for p in student.parameters() if p.requires_grad))
-
-
-@torch.no_grad()
-def _lesson(pair: Pair, batches: Batches, recipe: Recipe) -> Lesson:
-    """With the kinds and variances of the teacher's outputs and values."""
-    found = [
-        outputs_and_values(pair.teacher, batch) for batch in batches.in_order(recipe.batch_size, MEASURED)
-    ]
-    heads = tuple(Head.of(torch.cat(outputs)) for outputs in zip(*(o for o, _ in found), strict=True))
-    inside = (
-        torch.cat(values).var(correction=0).item() for values in zip(*(v for _, v in found), strict=True)
-    )
-    return Lesson(Distillation(heads), tuple(max(variance, 1e-12) for variance in inside), recipe.features)
-
-
-def _trained(pair: Pair, lesson: Lesson, batches: Batches, recipe: Recipe) -> str | None:
+def _learned(lesson: "Lesson") -> str | None:
     """Trains the student; why it is no better for it, or None."""
-    start, steps = _distance(pair, lesson, batches, recipe), _steps(batches.data, recipe)
-    if not pair.weights:
+    if not lesson.weights:
         return "there are no float32 weights to train"
-    optimizer = torch.optim.AdamW(pair.weights, recipe.lr, weight_decay=0.0)
-    for step, batch in enumerate(_mixed(batches, recipe, steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * factor("cosine", step, steps, WARMUP)
-        with torch.no_grad():
-            wanted = outputs_and_values(pair.teacher, batch)
-        loss = lesson.loss(outputs_and_values(pair.student, batch), wanted, batch)
-        if not math.isfinite(loss.item()):
-            return f"the loss became {loss.item()} at step {step + 1} of {steps}"
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(pair.weights, CLIP)
-        optimizer.step()
-    end = _distance(pair, lesson, batches, recipe)
-    log.info("distilled in %d steps: the outputs' distance went from %.4g to %.4g", steps, start, end)
+    if all(head.kind == "none" for head in lesson.loss.heads):
+        return "the outputs are constant on the samples"
+    recipe, start = lesson.recipe, lesson.distance()
+    steps = max(1, len(lesson.data) // recipe.batch_size) * recipe.epochs
+    lr = recipe.lr
+    if lr is None:
+        few = max(1, round(TRIED * steps))
+        tried = {rate: lesson.tried(rate, few) for rate in RATES}
+        lr = min(tried, key=lambda rate: tried[rate])
+        log.info("distances after %d steps, by learning rate: %s; it was %.4g", few, tried, start)
+    why = lesson.train(lr, steps)
+    if why is not None:
+        return why
+    end = lesson.distance()
+    log.info(
+        "distilled in %d steps of at most %g: the distance went from %.4g to %.4g", steps, lr, start, end
+    )
     return None if end < start else f"the outputs' distance went from {start:.4g} to {end:.4g}"
 
 
-def _steps(data: Data, recipe: Recipe) -> int:
-    return max(1, len(data) // recipe.batch_size) * recipe.epochs
+class Lesson:
+    """The student, in eval mode as the teacher is, and what it is taught by."""
+
+    def __init__(
+        self, student: fx.GraphModule, teacher: fx.GraphModule, data: Data, held: Data, recipe: Recipe
+    ) -> None:
+        self.student, self.teacher = student, teacher.requires_grad_(False)
+        self.data, self.recipe = data, recipe
+        self.batches, self.held = (
+            Batches(part, torch.device("cpu"), channels_last=True) for part in (data, held)
+        )
+        for name, weight in student.named_parameters():
+            weight.requires_grad_(
+                weight.dtype == torch.float32 and (recipe.names is None or name in recipe.names)
+            )
+        self.weights = [weight for weight in student.parameters() if weight.requires_grad]
+        self.mixing = _mixing(data, recipe.augment)
+
+    @cached_property
+    def loss(self) -> Distillation:
+        """With the kinds and variances of the teacher's outputs."""
+        with torch.no_grad():
+            found = [
+                outputs_of(self.teacher, batch)
+                for batch in self.batches.in_order(self.recipe.batch_size, MEASURED)
+            ]
+        return Distillation(tuple(Head.of(torch.cat(outputs)) for outputs in zip(*found, strict=True)))
+
+    def apart(self, batch: Batch) -> Tensor:
+        """The student's distance from the teacher on this batch."""
+        with torch.no_grad():
+            wanted = outputs_of(self.teacher, batch)
+        return self.loss.loss(outputs_of(self.student, batch), batch, wanted)
+
+    @torch.no_grad()
+    def distance(self) -> float:
+        """The same on held-out samples, mixed as those that are learned from, nan and infinity included."""
+        steps = max(1, MEASURED // self.recipe.batch_size)
+        parts = [self.apart(batch).item() for batch in self._mixed(self.held, steps)]
+        return sum(parts) / len(parts)
+
+    def tried(self, lr: float, steps: int) -> float:
+        """The distance after so few steps, which are taken back; infinite where they lead nowhere."""
+        before = [weight.detach().clone() for weight in self.weights]
+        why = self.train(lr, steps)
+        end = self.distance() if why is None else math.inf
+        with torch.no_grad():
+            for weight, value in zip(self.weights, before, strict=True):
+                weight.copy_(value)
+        return end if math.isfinite(end) else math.inf
+
+    def train(self, lr: float, steps: int) -> str | None:
+        """So many steps with this learning rate at its highest; why they led nowhere, or None."""
+        optimizer = torch.optim.AdamW(self.weights, lr, weight_decay=0.0)
+        for step, batch in enumerate(self._mixed(self.batches, steps)):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor("cosine", step, steps, WARMUP)
+            loss = self.apart(batch)
+            if not math.isfinite(loss.item()):
+                return f"the loss became {loss.item()} at step {step + 1} of {steps}"
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(self.weights, CLIP)
+            optimizer.step()
+        return None
+
+    def _mixed(self, batches: Batches, steps: int) -> Iterator[Batch]:
+        """One batch for each step."""
+        draws = drawn(len(batches.data), self.recipe.batch_size, self.recipe.seed, range(steps))
+        return batches.drawn(draws, self.mixing, self.recipe.seed)
 
 
-def _mixed(batches: Batches, recipe: Recipe, steps: int) -> Iterator[Batch]:
-    """One batch for each step, mixed where all inputs are images of floats."""
-    mixing = Augmentation.of(recipe.augment)
-    if mixing is not None and not all(
-        _is_float_image(batches.data, k) for k in range(len(batches.data.columns))
+def _mixing(data: Data, names: str) -> Augmentation | None:
+    """What to do to the samples, if all inputs are images of floats."""
+    mixing = Augmentation.of(names)
+    if mixing is None:
+        return None
+    if not all(
+        is_image(column) and (column.pixels is None or column.pixels.dtype.kind == "f")
+        for column in data.columns
     ):
         log.info("the samples are no images of floats: they are taken as they are")
-        mixing = None
-    if mixing is not None:
-        mixing.check(batches.data)
-    draws = drawn(len(batches.data), recipe.batch_size, recipe.seed, range(steps))
-    return batches.drawn(draws, mixing, recipe.seed)
-
-
-def _is_float_image(data: Data, number: int) -> bool:
-    column = data.columns[number]
-    return is_image(column) and (column.pixels is None or column.pixels.dtype.kind == "f")
-
-
-@torch.no_grad()
-def _distance(pair: Pair, lesson: Lesson, batches: Batches, recipe: Recipe) -> float:
-    """The outputs' loss on unmixed samples, nan and infinity included."""
-    losses, count = 0.0, 0
-    for batch in batches.in_order(recipe.batch_size, MEASURED):
-        (ours, _), (theirs, _) = (
-            outputs_and_values(module, batch) for module in (pair.student, pair.teacher)
-        )
-        losses += lesson.outputs.loss(ours, batch, theirs).item() * len(batch)
-        count += len(batch)
-    return losses / count
+        return None
+    mixing.check(data)
+    return mixing
