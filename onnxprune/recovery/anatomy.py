@@ -103,7 +103,7 @@ class Anatomy:
             moments = self.moments[one.name]
             covariance = moments.covariance(centred=one.offset is not None)
             weight = self.weight(one)
-            power = float(np.einsum("bro,brs,bso->", weight, covariance, weight))
+            power = float(np.vdot(weight, np.matmul(covariance, weight)))
             layers.append(Layer.of(damped(covariance, moments.count), weight, rows, 1 / max(power, 1e-12)))
         return Elimination(group.size, layers)
 

@@ -11,48 +11,73 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.recovery.definite import inverted
 from onnxprune.recovery.windows import Floats
+
+PACKED = 0.8
+"""An inverse is packed where less than this share of it is in use."""
+AT_ONCE = 32
+"""One of so many channels that are left goes in one step."""
 
 
 @dataclass
 class Layer:
-    """One op's part: per block H^-1, W, and the rows of every channel, shape (channels, rows of one)."""
+    """One op's part: H^-1 of each block, W, and in each block the rows of every channel, shape (channels, rows of one).
 
-    inverse: Floats
+    What is gone leaves H^-1 in batches, so that the matrices become smaller.
+    """
+
+    inverse: list[Floats]
     weight: Floats
     rows: list[NDArray[np.intp]]
     scale: float = 1.0
     """What an error of this op counts."""
 
+    def __post_init__(self) -> None:
+        self.place = [np.arange(len(inverse)) for inverse in self.inverse]
+        """Where a row of W lies in H^-1, -1 where it is gone."""
+
     @staticmethod
     def of(hessian: Floats, weight: Floats, rows: list[NDArray[np.intp]], scale: float = 1.0) -> "Layer":
         """From H, shape (blocks, rows, rows), and W, (blocks, rows, outputs)."""
-        return Layer(np.linalg.inv(hessian), np.array(weight), rows, scale)
+        return Layer(list(inverted(hessian)), np.array(weight), rows, scale)
 
     def losses(self, left: NDArray[np.intp]) -> Floats:
         """What each of the channels `left` costs, shape (left,)."""
         total = np.zeros(len(left))
-        for inverse, weight, rows in zip(self.inverse, self.weight, self.rows, strict=True):
+        for inverse, weight, rows, place in zip(
+            self.inverse, self.weight, self.rows, self.place, strict=True
+        ):
             own = rows[left]
-            inner = inverse[own[:, :, None], own[:, None, :]]
+            at = place[own]
+            inner = inverse[at[:, :, None], at[:, None, :]]
+            gone = at < 0  # with another group's channels; their weights are 0
+            if gone.any():
+                inner[gone[:, :, None] | gone[:, None, :]] = 0
+                inner += gone[:, :, None] * np.eye(own.shape[1])
             total += np.einsum("cro,cro->c", weight[own], np.linalg.solve(inner, weight[own]))
         return total * self.scale
 
     def remove(self, which: NDArray[np.intp]) -> float:
         """Takes these channels' rows away and moves the others; what all of them together cost."""
         cost = 0.0
-        for inverse, weight, rows in zip(self.inverse, self.weight, self.rows, strict=True):
+        for block, (weight, rows) in enumerate(zip(self.weight, self.rows, strict=True)):
+            inverse, place = self.inverse[block], self.place[block]
             own = rows[which].reshape(-1)
-            columns = inverse[:, own]
-            step = np.linalg.solve(inverse[np.ix_(own, own)], np.hstack([weight[own], columns.T]))
-            cost += float((weight[own] * step[:, : weight.shape[1]]).sum())
-            moved = columns @ step
-            np.subtract(weight, moved[:, : weight.shape[1]], out=weight)
-            np.subtract(inverse, moved[:, weight.shape[1] :], out=inverse)
+            own = own[place[own] >= 0]
+            at, stays = place[own], np.flatnonzero(place >= 0)
+            columns = inverse[:, at]
+            step = np.linalg.solve(columns[at], np.hstack([weight[own], columns.T]))
+            outputs = weight.shape[1]
+            cost += float((weight[own] * step[:, :outputs]).sum())
+            weight[stays] -= columns[place[stays]] @ step[:, :outputs]
             weight[own] = 0
-            inverse[own] = 0
-            inverse[:, own] = 0
-            inverse[own, own] = 1  # solvable, and out of the game
+            np.subtract(inverse, columns @ step[:, outputs:], out=inverse)
+            place[own] = -1
+            stays = np.flatnonzero(place >= 0)
+            if len(stays) < PACKED * len(inverse):
+                self.inverse[block] = inverse[np.ix_(place[stays], place[stays])]
+                place[stays] = np.arange(len(stays))
         return cost * self.scale
 
 
@@ -80,7 +105,3 @@ class Elimination:
             self.spent += (self.spent[-1] + cost * np.cumsum(parts) / parts.sum()).tolist()
             self.order += self.left[least].tolist()
             self.left = np.delete(self.left, least)
-
-
-AT_ONCE = 32
-"""One of so many channels that are left goes in one step."""

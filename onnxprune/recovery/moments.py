@@ -16,8 +16,6 @@ class Moments:
     t: Floats = field(default_factory=lambda: np.zeros(()))
     uu: Floats = field(default_factory=lambda: np.zeros(()))
     ut: Floats = field(default_factory=lambda: np.zeros(()))
-    tt: Floats = field(default_factory=lambda: np.zeros(()))
-    """Of the squares of the targets alone, (blocks, outputs)."""
 
     def add(self, u: Floats, t: Floats | None = None) -> None:
         """Float32 products of a batch, summed in float64; what holds NaN or infinity is left out."""
@@ -28,11 +26,10 @@ class Moments:
             u, t = u[:, sound], None if t is None else t[:, sound]
         self.count += u.shape[1]
         self.u = self.u + u.sum(axis=1, dtype=np.float64)
-        self.uu = self.uu + np.matmul(u.transpose(0, 2, 1), u)
+        self.uu = _added(self.uu, np.matmul(u.transpose(0, 2, 1), u))
         if t is not None:
             self.t = self.t + t.sum(axis=1, dtype=np.float64)
-            self.ut = self.ut + np.matmul(u.transpose(0, 2, 1), t)
-            self.tt = self.tt + np.square(t, dtype=np.float64).sum(axis=1)
+            self.ut = _added(self.ut, np.matmul(u.transpose(0, 2, 1), t))
 
     def mean(self) -> Floats:
         return np.asarray(self.u / max(self.count, 1), dtype=np.float64)
@@ -55,6 +52,14 @@ class Moments:
         if centred:
             found = found - self.mean()[:, :, None] * self.target()[:, None, :]
         return np.asarray(found, dtype=np.float64)
+
+
+def _added(total: Floats, part: Floats) -> Floats:
+    """In place, but for the first time: these are the largest arrays that there are."""
+    if not total.ndim:
+        return part.astype(np.float64)
+    total += part
+    return total
 
 
 RIDGE = 1e-4

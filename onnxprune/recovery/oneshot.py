@@ -22,7 +22,7 @@ from onnxprune.groups import find
 from onnxprune.plan import Plan
 from onnxprune.proving import put
 from onnxprune.recovery import allocation
-from onnxprune.recovery.anatomy import Anatomy
+from onnxprune.recovery.anatomy import POSITIONS, Anatomy
 from onnxprune.recovery.criteria import BY_OUTPUTS, scored
 from onnxprune.recovery.discrepancy import Floats, discrepancies
 from onnxprune.recovery.pieces import Values
@@ -33,9 +33,11 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = 5
 """One batch of so many is kept from all fitting, to tell what is best."""
-DEARER = (1.0, 4.0, 1e6)
+DEARER = (4.0, 1.0, 1e6)
 """How much more than measured a group that many layers read is worth in each plan that is tried out; in the last it
-goes when all others are gone."""
+goes when all others are gone. Of a large model the first alone are tried."""
+REBUILT = 8e12
+"""Multiply-accumulates that rebuilding all of these plans may take."""
 FITTED = 1024
 """Least squares takes so many samples at the most; more serve distillation."""
 TAUGHT = 1.2e13
@@ -120,11 +122,19 @@ def _measured(anatomy: Anatomy, batches: Batches, wish: Wish, criterion: str) ->
     measured, _ = measured_curves(anatomy, batches, free, order)
     scores = allocation.scores(measured, anatomy.costs, wish.by, wish.ratio)
     found: dict[tuple[int, ...], Plan] = {}
-    for factor in DEARER:
+    for factor in DEARER[: max(int(REBUILT / _rebuilding(anatomy, batches)), 1)]:
         dearer = {n: s * (factor if len(anatomy.readers[n]) > 1 else 1) for n, s in scores.items()}
         plan = choose(anatomy.groups, anatomy.costs, dearer, wish, warn=factor == DEARER[0])
         found.setdefault(tuple(plan.counts(anatomy.groups)), plan)
     return list(found.values())
+
+
+def _rebuilding(anatomy: Anatomy, batches: Batches) -> float:
+    """Multiply-accumulates of rebuilding one plan: two models run, moments are gathered, matrices inverted."""
+    inputs = len(batches) * batches.size
+    squares = sum(one.blocks * one.rows**2 for one in anatomy.contractions)
+    cubes = sum(one.blocks * one.rows**3 for one in anatomy.contractions)
+    return float(2 * inputs * anatomy.costs.total["macs"] + inputs * POSITIONS * squares + cubes)
 
 
 def distances(anatomy: Anatomy, batches: Batches, plan: Plan, weights: Values) -> Floats:

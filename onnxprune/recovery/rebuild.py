@@ -9,6 +9,7 @@ import numpy as np
 from onnxprune.gates import PREFIX
 from onnxprune.recovery.anatomy import POSITIONS, Anatomy
 from onnxprune.recovery.contractions import Contraction, gone
+from onnxprune.recovery.definite import solved
 from onnxprune.recovery.elimination import Elimination, Layer
 from onnxprune.recovery.following import Offset
 from onnxprune.recovery.moments import Moments, damped
@@ -122,16 +123,21 @@ class Rebuilding:
         covariance, cross = moments.covariance(centred=centred), moments.cross(centred=centred)
         before = self.anatomy.weight(one)
         hessian = damped(covariance, moments.count)
-        after = before + np.linalg.solve(hessian, cross - covariance @ before)
+        lack = cross - covariance @ before
         names = self.at.get(one.name, [])
         if names:
-            layer = Layer.of(hessian, after, [])
+            layer = Layer.of(hessian, before, [])
+            layer.weight += np.stack(
+                [part @ of_block for part, of_block in zip(layer.inverse, lack, strict=True)]
+            )
             for name in names:
                 layer.rows = self._rows(one, name)
                 elimination = Elimination(len(layer.rows[0]), [layer])
                 elimination.down_to(self.open[name])
                 self.kept[name] = np.sort(elimination.left)
             after = layer.weight
+        else:
+            after = before + solved(hessian, lack)
         if not self._put(one, after, moments):
             log.debug("%s: its least squares problem has no sound solution; it keeps its weights", one.name)
             self.weights[one.weight] = self._as_stored(one.weight, one.weights(self._cut(one, before)))
