@@ -26,6 +26,9 @@ def exported(net: str, folder: Path) -> Path:
     torch.manual_seed(0)
     path = folder / f"{net}.onnx"
     module = torchvision.models.get_model(net, weights=None).eval()
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and not parameter.any():  # ViT's head: its outputs would be constant
+            torch.nn.init.normal_(parameter, std=0.02)
     torch.onnx.export(
         module, (torch.zeros(1, 3, 224, 224),), path, dynamo=False, opset_version=18,
         input_names=["x"], output_names=["y"], dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}},

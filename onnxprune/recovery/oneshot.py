@@ -40,7 +40,7 @@ REBUILT = 8e12
 """Multiply-accumulates that rebuilding all of these plans may take."""
 FITTED = 1024
 """Least squares takes so many samples at the most; more serve distillation."""
-TAUGHT = 1.2e13
+TAUGHT = 1e13
 """Multiply-accumulates of an unasked distillation: about two minutes on two cores."""
 EPOCHS = 32
 """And so many times over the samples at the most."""
