@@ -82,6 +82,15 @@ def test_the_digits_recipe_runs_and_exports_both_files(tmp_path):
     assert (tmp_path / "digits_folded.onnx").is_file()
 
 
+def test_the_digits_recipe_writes_inputs_without_labels_and_held_out_ones_with_them(tmp_path, held_out):
+    python(ROOT / "models/digits/train.py", "--data", tmp_path)
+    calibration, test = (np.load(tmp_path / f"digits_{part}.npz") for part in ("calibration", "test"))
+    assert (calibration.files, calibration["x"].shape) == (["x"], (1347, 1, 8, 8))
+    np.testing.assert_array_equal(test["x"], held_out[0])
+    assert python(ROOT / "models/evaluate.py", DIGITS, tmp_path / "digits_test.npz").endswith("99.33%\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits_calibration.npz", "digits_test.npz"]
+
+
 def test_the_cifar_split_is_stratified_disjoint_and_always_the_same(tmp_path):
     recipe = ROOT / "models/cifar10/prepare_data.py"
     y = np.repeat(np.arange(10), 30)

@@ -1,12 +1,15 @@
 """Train the digits network and write digits.onnx (BatchNormalization kept) and digits_folded.onnx (folded).
 
-python models/digits/train.py [--out DIR] [--epochs N]
+    python models/digits/train.py [--out DIR] [--epochs N] [--data DIR]
 
-Needs torch, onnx, onnxruntime and scikit-learn; takes a minute or two on one CPU core.
+With --data it trains nothing, but writes digits_calibration.npz, the training digits without labels, and
+digits_test.npz, the held-out ones with them. Needs torch, onnx, onnxruntime and scikit-learn; takes a minute or two on
+one CPU core.
 """
 
 import argparse
 import copy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +17,14 @@ import onnx
 import onnxruntime
 import torch
 import torch.nn.functional as F
+from network import DigitsNet, build
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from recipe import save
 
 SEED = 0
 HELD_OUT = 450
@@ -25,49 +32,8 @@ BATCH = 64
 PEAK_LR = 0.2
 WEIGHT_DECAY = 1e-3
 OPSET = 18
-WIDTHS = (32, 64, 64)
 
 Arrays = tuple[np.ndarray, np.ndarray]
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions, each with BatchNorm, beside a shortcut: (n, c, h, w) -> (n, o, h/s, w/s)."""
-
-    def __init__(self, channels: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
-        self.bn1: nn.Module = nn.BatchNorm2d(out)
-        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
-        self.bn2: nn.Module = nn.BatchNorm2d(out)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or channels != out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
-
-
-class DigitsNet(nn.Module):
-    """Residual network, two blocks a stage at 8x8, 4x4 and 2x2 pixels: (n, 1, 8, 8) -> logits (n, 10)."""
-
-    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, widths[0], 3, padding=1, bias=False)
-        self.bn: nn.Module = nn.BatchNorm2d(widths[0])
-        blocks, channels = [], widths[0]
-        for stage, width in enumerate(widths):
-            blocks += [Block(channels, width, 1 if stage == 0 else 2), Block(width, width, 1)]
-            channels = width
-        self.blocks = nn.Sequential(*blocks)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(channels, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.blocks(F.relu(self.bn(self.conv(x))))
-        return self.classifier(torch.flatten(self.pool(y), 1))
 
 
 def split() -> tuple[Arrays, Arrays]:
@@ -156,12 +122,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the digits network and export it twice.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for the ONNX files")
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--data", type=Path, help="write the digits as .npz here, and train nothing")
     arguments = parser.parse_args()
 
     torch.manual_seed(SEED)
     torch.set_num_threads(1)  # one thread makes the sums, hence the weights, repeatable on one machine
     training, held_out = split()
-    model = DigitsNet()
+    if arguments.data is not None:
+        save(arguments.data, "digits", {"x": training[0]}, {"x": held_out[0]}, held_out[1])
+        return
+    model = build()
     train(model, training, arguments.epochs)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, network in (("digits.onnx", model), ("digits_folded.onnx", folded(model))):
