@@ -9,6 +9,7 @@ small.verified.max_rel_error, small.kept["macs"]
 import importlib
 from types import ModuleType
 
+from onnxprune.calibration import Calibration
 from onnxprune.errors import OnnxpruneError
 from onnxprune.inspection import Inspection, inspect
 from onnxprune.slimming import Gated, Slimmed, gate, slim
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BenchResult",
+    "Calibration",
     "Gated",
     "Inspection",
     "OnnxpruneError",

@@ -20,6 +20,7 @@ from onnxprune.errors import LawError, ModelError, PlanError
 from onnxprune.garbage import uncollected
 from onnxprune.groups import find
 from onnxprune.proving import Attempts, ModelLike, differs
+from onnxprune.recovery.criteria import BY_INPUTS
 from onnxprune.verify import Verification, verify
 
 
@@ -165,10 +166,13 @@ def slim(
             files.writable(path, force=force)
     source = files.load(model)
     fitting = None if calibration is None else Fitting(calibration, criterion, repair, distill, seed)
-    if fitting is None and (repair or distill or (wish is not None and wish.scope == "sensitivity")):
-        raise PlanError(
-            "repairing, distilling and measured sensitivity take inputs to run; give some with --data"
-        )
+    if fitting is None:
+        if repair or distill or (wish is not None and wish.scope == "sensitivity"):
+            raise PlanError(
+                "repairing, distilling and measured sensitivity take inputs to run; give some with --data"
+            )
+        if criterion in BY_INPUTS:
+            raise PlanError(f"criterion '{criterion}' ranks by inputs; give some with --data")
     decide = Decision(source, wish, criterion, plan, fitting)
     if feeds is None and calibration is not None:
         feeds = calibration.feeds

@@ -290,7 +290,7 @@ def test_a_plan_keeps_its_channels_and_weights_unless_repair_is_asked_for():
     assert repaired["recovery"]["repaired"] < repaired["recovery"]["cut"]
 
 
-@pytest.mark.parametrize("option", ["--repair", "--distill 3", "--scope sensitivity"])
+@pytest.mark.parametrize("option", ["--repair", "--distill 3", "--scope sensitivity", "--criterion fisher"])
 def test_what_takes_inputs_says_so(option: str):
     said = typed(f"slim model.onnx --ratio 0.5 {option}", code=1).stderr
     assert said.startswith("Error: ") and "--data" in said and said.count("\n") == 1
