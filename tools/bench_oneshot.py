@@ -98,6 +98,12 @@ def known(path: Path) -> list[Result]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def is_alike(result: Result, args: argparse.Namespace) -> bool:
+    """Whether it was measured with the same settings."""
+    wanted = {"by": args.by, "samples": args.samples, "multiple": args.multiple_of, "distill": args.distill}
+    return wanted.items() <= result.items()
+
+
 def table(results: list[Result]) -> Iterator[str]:
     """A line for each network, ratio and way: means over the seeds, the worst and the best accuracy."""
     yield "| network | asked | way | seeds | MACs | params | dense | pruned | from-to | seconds |"
@@ -134,16 +140,17 @@ def main() -> None:
     parser.add_argument("--distill", type=int, help="epochs (default: slim's own choice)")
     parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "oneshot.jsonl")
     args = parser.parse_args()
-    facts = ("net", "ratio", "way", "seed", "by", "samples", "multiple", "distill")
-    done = {tuple(one[name] for name in facts) for one in known(args.results)}
+    alike = [one for one in known(args.results) if is_alike(one, args)]
+    done = {(one["net"], one["ratio"], one["way"], one["seed"]) for one in alike}
     for net, ratio, way, seed in product(args.nets, args.ratios, args.ways, args.seeds):
-        if (net, ratio, way, seed, args.by, args.samples, args.multiple_of, args.distill) in done:
+        if (net, ratio, way, seed) in done:
             continue
         result = measured(args, net, ratio, way, seed)
         with args.results.open("a") as file:
             file.write(json.dumps(result) + "\n")
         print(json.dumps(result), file=sys.stderr, flush=True)
-    chosen = [one for one in known(args.results) if one["net"] in args.nets and one["ratio"] in args.ratios]
+    alike = [one for one in known(args.results) if is_alike(one, args)]
+    chosen = [one for one in alike if one["net"] in args.nets and one["ratio"] in args.ratios]
     print("\n".join(table(chosen)))
 
 
