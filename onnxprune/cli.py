@@ -159,6 +159,7 @@ def gate(model: Path, output: Path | None, plan: Path | None, force: bool, as_js
     "--data", help="Training samples: .npz, .npy, a folder of images, Parquet, tar shards, module:function."
 )
 @click.option("--val", help="Samples for the metrics (default: a held-out share of --data).")
+@click.option("--teacher", type=PATH, help="The original to learn from (default: MODEL with its gates open).")
 @options.training
 @options.pixels
 @options.output
@@ -173,6 +174,7 @@ def train(
     model: Path | None,
     data: str | None,
     val: str | None,
+    teacher: Path | None,
     output: Path | None,
     resume: Path | None,
     force: bool,
@@ -196,11 +198,12 @@ def train(
         asked = options.preprocessing(*(given.pop(name) for name in ("mean", "std", "size", "layout")))
         settings = options.settings(given)
         target, force = _target(output, _named(model, ".gated.onnx"), force)
-        request = Request(str(model), data, val, asked)
+        request = Request(str(model), data, val, asked, teacher=str(teacher) if teacher else None)
     with display.training() as progress:
         result = run(
             request.model, request.data, target, settings=settings, validation=request.validation,
-            preprocessing=request.preprocessing, progress=progress, resume=resume is not None, force=force,
+            teacher=request.teacher, preprocessing=request.preprocessing, progress=progress,
+            resume=resume is not None, force=force,
         )  # fmt: skip
     if result.main:
         _print(result, as_json, display.trained)
@@ -240,7 +243,7 @@ def train(
     "--distill",
     type=int,
     metavar="EPOCHS",
-    help="Then train them towards the model's outputs, so many times over the samples (default: for about a minute).",
+    help="Then train them towards the model's outputs, so many times over the samples (default: for a minute or two).",
 )
 @options.pixels
 @options.output

@@ -296,6 +296,18 @@ def test_what_takes_inputs_says_so(option: str):
     assert said.startswith("Error: ") and "--data" in said and said.count("\n") == 1
 
 
+def test_training_goes_on_from_a_repaired_model_with_the_original_as_teacher(folder: Path):
+    typed("slim model.onnx --ratio 0.5 --by macs --data data.npz --distill 0 --save-gated start.onnx -o cut.onnx")
+    line = "train start.onnx --data data.npz --method finetune --epochs 1 --batch-size 8 --run-dir run"
+    alone, taught = document(f"{line} -o a.onnx"), document(f"{line}2 --teacher model.onnx -o b.onnx")
+    assert taught["metrics"]["before"]["agreement"] == 1  # of what is learned from: the original
+    assert taught["metrics"]["after"]["distillation"] < alone["metrics"]["after"]["distillation"]
+    assert taught["kept"] == alone["kept"] and taught["asked"] == taught["reached"]
+    assert document("train --resume run2")["metrics"] == taught["metrics"]
+    other = Path(__file__).parents[1] / "models/digits/digits.onnx"
+    assert "its inputs are x" in typed(f"train start.onnx --data data.npz --teacher {other}", code=1).stderr
+
+
 def test_the_tolerance_of_verify_is_the_users():
     typed("slim model.onnx --ratio 0.5")
     typed("verify model.onnx model.slim.onnx", code=1)

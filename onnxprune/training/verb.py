@@ -66,6 +66,7 @@ class Request:
     output: str | None = None
     fingerprint: int = 0
     """CRC-32 of the model file, so that a run is not resumed on another one."""
+    teacher: str | None = None
 
     @staticmethod
     def of(run_dir: str | Path) -> "tuple[Request, Settings]":
@@ -93,6 +94,7 @@ def train(
     *,
     settings: Settings | None = None,
     validation: DataLike | None = None,
+    teacher: str | Path | onnx.ModelProto | None = None,
     preprocessing: Preprocessing | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -104,7 +106,9 @@ def train(
     """Trains the gates and weights of a model together until `ratio` of `by` is kept, and on with the gates
     frozen.
 
-    `model` may be plain; it is gated first. `data` is a path (`.npz`, folder of images, ..., see
+    `model` may be plain; it is gated first. `teacher` is the original that is learned from and compared with: `model`
+    itself with all gates open, unless given, as it must be where `slim` repaired the weights of `model` to make up for
+    gates that are closed. `data` is a path (`.npz`, folder of images, ..., see
     `onnxprune.training.data.load`) or arrays by input name, with labels in `y`; without labels the original model is
     the teacher. `options` are fields of `Settings` (`ratio=0.5, by="macs", epochs=10, ...`), `mean` and `std` short
     for a `preprocessing`. Metrics are measured on `validation`, or on a held-out share of `data`. Under `torchrun` or
@@ -128,7 +132,8 @@ def train(
     groups = find(loaded)
     if not groups.groups:
         raise PlanError(f"{loaded.where}: nothing can be pruned; onnxprune inspect says why")
-    costs, original = CostModel(groups), files.to_proto(loaded)
+    costs = CostModel(groups)
+    original = files.to_proto(loaded) if teacher is None else _teacher(teacher, loaded)
     gates.insert(groups, latents)
     gated = files.to_proto(loaded)
     unfolded = unfold(gated, samples) if settings.unfold else None
@@ -136,7 +141,7 @@ def train(
 
     outcome = run(
         unfolded or gated, costs, samples, settings, validation=held_out, teacher=original, progress=progress,
-        context=_context(model, data, validation, asked, output), resume=resume,
+        context=_context(model, data, validation, teacher, asked, output), resume=resume,
     )  # fmt: skip
     for warning in outcome.warnings:
         log.warning("%s", warning)
@@ -189,18 +194,34 @@ def _data(data: DataLike, model: files.Model, asked: Preprocessing) -> Data:
     return from_arrays(data, inputs, preprocessing=asked)
 
 
+def _teacher(teacher: str | Path | onnx.ModelProto, model: files.Model) -> onnx.ModelProto:
+    """The original, which must take and give what the model does. Raises ModelError, TrainingError."""
+    original = files.load(teacher)
+    gates.strip(original)
+    for what in ("inputs", "outputs"):
+        ours, theirs = ([value.name for value in getattr(one.graph, what)] for one in (model, original))
+        if ours != theirs:
+            raise TrainingError(
+                f"{original.where}: its {what} are {', '.join(theirs)}, those of {model.where} {', '.join(ours)}; give "
+                "the model that it was pruned from"
+            )
+    return files.to_proto(original)
+
+
 def _context(
-    model: str | Path | onnx.ModelProto, data: DataLike, validation: DataLike | None, asked: Preprocessing,
-    output: str | Path | None,
+    model: str | Path | onnx.ModelProto, data: DataLike, validation: DataLike | None,
+    teacher: str | Path | onnx.ModelProto | None, asked: Preprocessing, output: str | Path | None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """What `Request.of` reads back; None where the call cannot be repeated from files alone."""
-    paths = (model, data) if validation is None else (model, data, validation)
-    if not all(isinstance(path, str | Path) for path in paths):
+    given = (model, data, validation, teacher)
+    if not all(path is None or isinstance(path, str | Path) for path in given):
         return None
-    absolute = [_absolute(str(path)) for path in paths]
-    held_out = absolute[2] if validation is not None else None
+    network, samples, held_out, learned_from = (
+        None if path is None else _absolute(str(path)) for path in given
+    )
     to = str(Path(output).resolve()) if output else None
-    return asdict(Request(absolute[0], absolute[1], held_out, asked, to, _crc(absolute[0])))
+    assert network is not None and samples is not None
+    return asdict(Request(network, samples, held_out, asked, to, _crc(network), learned_from))
 
 
 def _absolute(source: str) -> str:
