@@ -12,6 +12,7 @@ table tells the mean over the seeds.
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -140,6 +141,8 @@ def main() -> None:
     parser.add_argument("--distill", type=int, help="epochs (default: slim's own choice)")
     parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "oneshot.jsonl")
     args = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("onnxprune").setLevel(logging.INFO)
     alike = [one for one in known(args.results) if is_alike(one, args)]
     done = {(one["net"], one["ratio"], one["way"], one["seed"]) for one in alike}
     for net, ratio, way, seed in product(args.nets, args.ratios, args.ways, args.seeds):
