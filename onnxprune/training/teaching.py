@@ -26,8 +26,8 @@ WARMUP, CLIP = 0.05, 1.0
 RATES = (1e-3, 3e-4, 1e-4)
 """Learning rates of AdamW to choose from, each tried for a tenth of all steps."""
 TRIED = 0.1
-NEARLY = 0.75
-"""Of those that gain so much of what the best gains in that time the highest is taken: it goes further in the end."""
+ENOUGH = 1 / 3
+"""Of those that gain this share of what the best gains in that time the highest is taken: it goes further in the end."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _learned(lesson: "Lesson") -> str | None:
 def _rate(gains: Mapping[float, float]) -> float:
     """The learning rate to take, given what each gained in a short time."""
     best = max(gains.values())
-    return max(rate for rate, gain in gains.items() if gain >= min(NEARLY * best, best))
+    return max(rate for rate, gain in gains.items() if gain >= min(ENOUGH * best, best))
 
 
 class Lesson:
