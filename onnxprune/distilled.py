@@ -34,8 +34,8 @@ def distilled(
     Only those that changed, for `Apart.put`; shapes and types stay. Both models have the same inputs and outputs, those
     of `samples`, which are learned from, and of `held`, which tell what helps; no label is looked at. Images are moved
     and mixed with one another as `augment` says (names as for `onnxprune train`), and both models see the same; other
-    inputs are taken as they are. The learning rate `lr` None is the highest of those that, in a tenth of the time, gain a
-    third of what the best of them gains on `held`: over all of it the higher one goes further. BatchNorm keeps its
+    inputs are taken as they are. The learning rate `lr` None is the highest of those that in a tenth of the time gain a
+    third of what the best of them gains on `held`: in all of it the higher one goes further. BatchNorm keeps its
     statistics. The same seed and number of threads give the same bytes.
 
     Empty, with a warning in the log, where `held`, mixed likewise, then lies no nearer to `dense`: as it is it would

@@ -27,7 +27,7 @@ RATES = (1e-3, 3e-4, 1e-4)
 """Learning rates of AdamW to choose from, each tried for a tenth of all steps."""
 TRIED = 0.1
 ENOUGH = 1 / 3
-"""Of those that gain this share of what the best gains in that time the highest is taken: it goes further in the end."""
+"""Of those that gain this share of what the best gains the highest is taken: in the end it goes further."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from onnxprune.training.teaching import ENOUGH, _rate
     [
         ((0.09, 0.3, 0.2), 3e-4),
         ((0.3 * ENOUGH + 1e-9, 0.3, 0.2), 1e-3),
-        ((-math.inf, 0.1, 0.2), 1e-4),
+        ((-math.inf, 0.05, 0.2), 1e-4),
         ((-0.3, -0.2, -0.1), 1e-4),
         ((-math.inf, -math.inf, -math.inf), 1e-3),
     ],
