@@ -43,9 +43,9 @@ def distilled(
     express a model, TrainingError where `augment` asks for what the samples cannot take, or torchvision is not
     installed.
 
-    The defaults are measured on ResNet-20 and ResNet-56 at half and 0.7 of their MACs with 1,024 images: without
-    mixing, or by mixup alone, more than half of the gain in KL is lost; batches of 64 take fewer steps and come less
-    near; the rate that serves a network far from the original drives a near one away.
+    The defaults come from ResNet-20 with 1,024 images, single runs judged by KL: at half of its MACs more than half of
+    the gain is lost without mixing, or by mixup alone, and batches of 64 came less near than batches of 32; at 0.7 the
+    rate that serves at half drives it away, as it does ResNet-56 at half.
     """
     from onnxprune.training.teaching import Recipe, taught
 
