@@ -26,6 +26,17 @@ def test_they_are_what_they_should_be(rows: int, blocks: int, definite: bool):
 
 
 @pytest.mark.parametrize("rows", [2, SMALL])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_holds_no_numbers_gives_none(rows: int, value: float):
+    sound = np.eye(rows)[None]
+    matrices = sound.copy()
+    matrices[0, 0, 0] = matrices[0, 1, 0] = matrices[0, 0, 1] = value
+    assert not np.isfinite(inverted(matrices)).all()
+    assert not np.isfinite(solved(matrices, np.ones((1, rows, 1)))).all()
+    assert not np.isfinite(solved(sound, np.full((1, rows, 1), value))).any()
+
+
+@pytest.mark.parametrize("rows", [2, SMALL])
 def test_what_has_no_inverse_is_refused(rows: int):
     with pytest.raises(np.linalg.LinAlgError):
         inverted(np.zeros((1, rows, rows)))
