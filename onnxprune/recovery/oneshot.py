@@ -177,6 +177,8 @@ def taught(found: OneShot, parts: Apart, anatomy: Anatomy, batches: Batches, epo
         seed=anatomy.seed,
         names=known,
     )
+    if not trained:
+        return found.said("distilled")
     weights = dict(found.weights)
     for name, values in trained.items():
         whole = np.array(weights.get(name, anatomy.pieces.constant(name)))
@@ -186,9 +188,8 @@ def taught(found: OneShot, parts: Apart, anatomy: Anatomy, batches: Batches, epo
         ]
         whole[np.ix_(*stays)] = values
         weights[name] = whole
-    return replace(found, weights=weights, apart=distances(anatomy, held, found.plan, weights)).said(
-        "distilled"
-    )
+    apart = distances(anatomy, held, found.plan, weights)
+    return replace(found, weights=weights, apart=apart).said("distilled")
 
 
 def taught_if_it_can_be(found: OneShot, parts: Apart, anatomy: Anatomy, batches: Batches) -> OneShot:

@@ -127,9 +127,8 @@ class Rebuilding:
         names = self.at.get(one.name, [])
         if names:
             layer = Layer.of(hessian, before, [])
-            layer.weight += np.stack(
-                [part @ of_block for part, of_block in zip(layer.inverse, lack, strict=True)]
-            )
+            for block, inverse in enumerate(layer.inverse):
+                layer.weight[block] += inverse @ lack[block]
             for name in names:
                 layer.rows = self._rows(one, name)
                 elimination = Elimination(len(layer.rows[0]), [layer])

@@ -76,7 +76,7 @@ def _learned(lesson: "Lesson") -> str | None:
     recipe, start = lesson.recipe, lesson.distance()
     if not math.isfinite(start):
         return f"the outputs' distance is {start}"
-    steps = max(1, len(lesson.data) // recipe.batch_size) * recipe.epochs
+    steps = max(1, len(lesson.batches.data) // recipe.batch_size) * recipe.epochs
     lr = recipe.lr
     if lr is None:
         few = max(1, round(TRIED * steps))
@@ -106,7 +106,7 @@ class Lesson:
         self, student: fx.GraphModule, teacher: fx.GraphModule, data: Data, held: Data, recipe: Recipe
     ) -> None:
         self.student, self.teacher = student, teacher.requires_grad_(False)
-        self.data, self.recipe = data, recipe
+        self.recipe = recipe
         self.batches, self.held = (
             Batches(part, torch.device("cpu"), channels_last=True) for part in (data, held)
         )

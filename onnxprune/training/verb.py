@@ -67,6 +67,7 @@ class Request:
     fingerprint: int = 0
     """CRC-32 of the model file, so that a run is not resumed on another one."""
     teacher: str | None = None
+    """The original's file, where it is another than the model's."""
 
     @staticmethod
     def of(run_dir: str | Path) -> "tuple[Request, Settings]":
@@ -213,15 +214,13 @@ def _context(
     teacher: str | Path | onnx.ModelProto | None, asked: Preprocessing, output: str | Path | None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """What `Request.of` reads back; None where the call cannot be repeated from files alone."""
-    given = (model, data, validation, teacher)
-    if not all(path is None or isinstance(path, str | Path) for path in given):
+    given = (path for path in (model, data, validation, teacher) if path is not None)
+    if not all(isinstance(path, str | Path) for path in given):
         return None
-    network, samples, held_out, learned_from = (
-        None if path is None else _absolute(str(path)) for path in given
-    )
+    network, samples = (_absolute(str(path)) for path in (model, data))
+    held_out, original = (None if path is None else _absolute(str(path)) for path in (validation, teacher))
     to = str(Path(output).resolve()) if output else None
-    assert network is not None and samples is not None
-    return asdict(Request(network, samples, held_out, asked, to, _crc(network), learned_from))
+    return asdict(Request(network, samples, held_out, asked, to, _crc(network), original))
 
 
 def _absolute(source: str) -> str:

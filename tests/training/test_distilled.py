@@ -139,7 +139,7 @@ def test_held_out_samples_say_whether_it_came_nearer(caplog):
     assert "the outputs' distance went from 0 to" in caplog.text
 
 
-def test_of_several_learning_rates_the_one_that_comes_nearest_is_taken(caplog):
+def test_a_model_far_from_the_original_learns_at_a_higher_rate_than_a_near_one(caplog):
     caplog.set_level("INFO")
     far, near = net(head=WEIGHTS["head"] * 0), net(head=WEIGHTS["head"] * 1.01)
     for slim, rate in ((far, "0.001"), (near, "0.0001")):
