@@ -29,9 +29,9 @@ class Measured:
 
     inputs: int
     outputs: Mapping[str, str]
-    """How each output is compared: `logits` or `probabilities` by KL divergence in nats, `values` by squared error per
-    variance, `nothing` where it is constant or holds no floating-point numbers. The discrepancy is the mean of those
-    that say something.
+    """How each output is compared: `logits` or `probabilities` by KL divergence at temperature 4, `values` by squared
+    error per variance, `nothing` where it is constant or holds no floating-point numbers. The discrepancy is the mean
+    of those that say something.
     """
 
     @property
@@ -39,7 +39,8 @@ class Measured:
         """What the discrepancy is, in words."""
         kinds = [kind for kind in self.outputs.values() if kind != "nothing"]
         names = dict.fromkeys(
-            "squared error per variance" if kind == "values" else "KL divergence in nats" for kind in kinds
+            "squared error per variance" if kind == "values" else "KL divergence at temperature 4"
+            for kind in kinds
         )
         return " or ".join(names) + (f", mean of {len(kinds)} outputs" if len(kinds) > 1 else "")
 

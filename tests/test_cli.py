@@ -370,7 +370,7 @@ def test_inspect_says_when_nothing_can_be_pruned():
 
 def test_inspect_measures_what_each_group_is_worth():
     said = typed("inspect model.onnx --sensitivity --data data.npz").stdout
-    assert "KL divergence in nats, on 24 inputs" in said
+    assert "KL divergence at temperature 4, on 24 inputs" in said
     assert re.search(r"^second +32 +\S+ +\S+ +[\d.e<-]+ +[\d.e<-]+ +[\d.e<-]+ +[\d.e<-]+ ", said, flags=re.MULTILINE)
 
 

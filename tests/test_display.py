@@ -152,9 +152,12 @@ def test_the_groups_that_are_cheapest_to_narrow_come_first(capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("outputs", "says"),
     [
-        (("logits",), "KL divergence in nats, on 48 inputs"),
+        (("logits",), "KL divergence at temperature 4, on 48 inputs"),
         (("values", "nothing"), "squared error per variance, on 48 inputs"),
-        (("probabilities", "values"), "KL divergence in nats or squared error per variance, mean of 2 outputs, on 48"),
+        (
+            ("probabilities", "values"),
+            "KL divergence at temperature 4 or squared error per variance, mean of 2 outputs, on 48",
+        ),
     ],
 )
 def test_it_is_said_what_the_numbers_are(outputs: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]):

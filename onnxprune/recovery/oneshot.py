@@ -22,7 +22,7 @@ from onnxprune.groups import find
 from onnxprune.plan import Plan
 from onnxprune.proving import put
 from onnxprune.recovery import allocation
-from onnxprune.recovery.anatomy import POSITIONS, Anatomy
+from onnxprune.recovery.anatomy import Anatomy
 from onnxprune.recovery.criteria import BY_OUTPUTS, scored
 from onnxprune.recovery.discrepancy import Floats, discrepancies
 from onnxprune.recovery.pieces import Values
@@ -33,16 +33,14 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = 5
 """One batch of so many is kept from all fitting, to tell what is best."""
-DEARER = (4.0, 1.0, 1e6)
-"""How much more than measured a group that many layers read is worth in each plan that is tried out; in the last it
-goes when all others are gone. Of a large model the first alone are tried."""
-REBUILT = 8e12
-"""Multiply-accumulates that rebuilding all of these plans may take."""
+DEARER = 2.0
+"""How much more than measured a group is worth that several layers read: narrowed alone it says too little of what it
+does to all of them at once."""
 FITTED = 1024
 """Least squares takes so many samples at the most; more serve distillation."""
-TAUGHT = 1e13
+TAUGHT = 1.4e13
 """Multiply-accumulates of an unasked distillation: about two minutes on two cores."""
-EPOCHS = 32
+EPOCHS = 42
 """And so many times over the samples at the most."""
 
 
@@ -82,14 +80,10 @@ def one_shot(
     criterion = "reconstruction" if criterion == "auto" else criterion
     fitting, held, _ = _divided(batches)
     anatomy.measure(fitting)
-    plans = [plan] if plan is not None else _plans(anatomy, fitting, wish, criterion)
     settles = plan is None and criterion == "reconstruction"
-    found = [OneShot(chosen, {}, distances(anatomy, held, chosen, {})).said("cut") for chosen in plans]
-    if repair:
-        found = [_better(anatomy, held, one, _repaired(anatomy, fitting, one.plan, settles)) for one in found]
-    for one in found:
-        log.debug("%s: %s", one.plan.counts(anatomy.groups), one.recovery)
-    return min(found, key=lambda one: float(one.apart.mean()))
+    plan = _chosen(anatomy, fitting, wish, criterion) if plan is None else plan
+    cut = OneShot(plan, {}, distances(anatomy, held, plan, {})).said("cut")
+    return _better(anatomy, held, cut, _repaired(anatomy, fitting, plan, settles)) if repair else cut
 
 
 def _divided(batches: Batches) -> tuple[Batches, Batches, Batches]:
@@ -104,37 +98,23 @@ def _repaired(anatomy: Anatomy, batches: Batches, plan: Plan, settles: bool) -> 
     return OneShot(Plan(rebuilding.kept), rebuilding.weights)
 
 
-def _plans(anatomy: Anatomy, batches: Batches, wish: Wish | None, criterion: str) -> list[Plan]:
-    """One, or several to be tried out."""
+def _chosen(anatomy: Anatomy, batches: Batches, wish: Wish | None, criterion: str) -> Plan:
     if wish is None:
         raise PlanError(f"{anatomy.groups.model.where}: say how much to keep with --ratio, or give a --plan")
-    if wish.scope == "sensitivity":
-        return _measured(anatomy, batches, wish, criterion)
-    return [choose(anatomy.groups, anatomy.costs, scored(anatomy, batches, criterion), wish)]
+    scores = (
+        _by_sensitivity(anatomy, batches, wish, criterion)
+        if wish.scope == "sensitivity"
+        else scored(anatomy, batches, criterion)
+    )
+    return choose(anatomy.groups, anatomy.costs, scores, wish)
 
 
-def _measured(anatomy: Anatomy, batches: Batches, wish: Wish, criterion: str) -> list[Plan]:
-    """Plans by measured sensitivity. A curve of one group at a time says too little of groups that many layers read,
-    such as residual streams: in some plans these are held to be dearer.
-    """
+def _by_sensitivity(anatomy: Anatomy, batches: Batches, wish: Wish, criterion: str) -> dict[str, np.ndarray]:
     order = {} if criterion in BY_OUTPUTS else scored(anatomy, batches, criterion)
     free = [g.name for g in anatomy.groups if g.name not in protected(anatomy.groups, wish)]
     measured, _ = measured_curves(anatomy, batches, free, order)
     scores = allocation.scores(measured, anatomy.costs, wish.by, wish.ratio)
-    found: dict[tuple[int, ...], Plan] = {}
-    for factor in DEARER[: max(int(REBUILT / _rebuilding(anatomy, batches)), 1)]:
-        dearer = {n: s * (factor if len(anatomy.readers[n]) > 1 else 1) for n, s in scores.items()}
-        plan = choose(anatomy.groups, anatomy.costs, dearer, wish, warn=factor == DEARER[0])
-        found.setdefault(tuple(plan.counts(anatomy.groups)), plan)
-    return list(found.values())
-
-
-def _rebuilding(anatomy: Anatomy, batches: Batches) -> float:
-    """Multiply-accumulates of rebuilding one plan: two models run, moments are gathered, matrices inverted."""
-    inputs = len(batches) * batches.size
-    squares = sum(one.blocks * one.rows**2 for one in anatomy.contractions)
-    cubes = sum(one.blocks * one.rows**3 for one in anatomy.contractions)
-    return float(2 * inputs * anatomy.costs.total["macs"] + inputs * POSITIONS * squares + cubes)
+    return {n: s * (DEARER if len(anatomy.readers[n]) > 1 else 1) for n, s in scores.items()}
 
 
 def distances(anatomy: Anatomy, batches: Batches, plan: Plan, weights: Values) -> Floats:
@@ -148,8 +128,10 @@ def distances(anatomy: Anatomy, batches: Batches, plan: Plan, weights: Values) -
     parts = []
     for batch in batches:
         wanted, made = whole(batch), pruned(batch)
-        outputs = [[values[n] for n in piece.outputs] for piece, values in ((pruned, made), (whole, wanted))]
-        parts.append(discrepancies(anatomy.heads, *outputs))
+        ours, theirs = (
+            [values[n] for n in piece.outputs] for piece, values in ((pruned, made), (whole, wanted))
+        )
+        parts.append(discrepancies(anatomy.heads, ours, theirs))
     return np.concatenate(parts)
 
 

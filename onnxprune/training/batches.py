@@ -32,6 +32,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.inputs[0])
 
+    def divided(self, parts: int) -> "list[Batch]":
+        """Into so many of nearly the same size, or as many as there are samples; without labels."""
+        pieces = [value.tensor_split(min(parts, len(self))) for value in self.inputs]
+        return [Batch(inputs, None) for inputs in zip(*pieces, strict=True)]
+
 
 @dataclass(frozen=True)
 class Loaded:

@@ -12,7 +12,7 @@ from onnxprune.methods import registry
 CHOICES = {
     "by": ("channels", "params", "macs"),
     "optimizer": ("sgd", "adamw"),
-    "schedule": ("cosine", "step", "one-cycle", "constant"),
+    "schedule": ("cosine", "linear", "step", "one-cycle", "constant"),
     "start": ("auto", "ranked", "given"),
     "precision": ("float32", "bfloat16", "float16"),
     "device": ("auto", "cpu", "cuda"),

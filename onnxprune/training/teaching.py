@@ -2,14 +2,14 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from onnxprune import to_torch
 from onnxprune.training.augmentation import Augmentation, is_image
@@ -17,30 +17,30 @@ from onnxprune.training.batches import Batch, Batches, drawn
 from onnxprune.training.data import Data
 from onnxprune.training.distillation import Distillation, Head
 from onnxprune.training.evaluate import outputs_of
+from onnxprune.training.muon import MuonAndAdamW
 from onnxprune.training.schedule import factor
+from onnxprune.training.side_by_side import SideBySide
 
 log = logging.getLogger(__name__)
 
 MEASURED = 256  # samples, to tell kinds of outputs from and to measure on
-WARMUP, CLIP = 0.05, 1.0
-RATES = (1e-3, 3e-4, 1e-4)
-"""Learning rates of AdamW to choose from, each tried for a tenth of all steps."""
-TRIED = 0.1
-ENOUGH = 1 / 3
-"""Of those that gain this share of what the best gains the highest is taken: in the end it goes further."""
+WARMUP = 0.05
+TEMPERATURE = 1.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how hard to train; without a learning rate it is chosen from RATES."""
+    """How long and how hard to train."""
 
     epochs: int
     seed: int
     batch_size: int
-    lr: float | None
+    lr: float
     augment: str
     names: frozenset[str] | None = None
     """Of the initializers to train; None for all."""
+    divided: bool = True
+    """Whether the models take parts of a batch as well."""
 
 
 def taught(
@@ -52,9 +52,9 @@ def taught(
         student, teacher = (
             to_torch.load(model).to(memory_format=torch.channels_last) for model in (slim, dense)
         )
-        lesson = Lesson(student, teacher, data, held, recipe)
         before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-        why = _learned(lesson)
+        with SideBySide(None if recipe.divided else 1) as threads:
+            why = _learned(Lesson(student, teacher, data, held, recipe, threads))
     if why is not None:
         log.warning("distillation did not help: %s", why)
         return {}
@@ -77,36 +77,28 @@ def _learned(lesson: "Lesson") -> str | None:
     if not math.isfinite(start):
         return f"the outputs' distance is {start}"
     steps = max(1, len(lesson.batches.data) // recipe.batch_size) * recipe.epochs
-    lr = recipe.lr
-    if lr is None:
-        few = max(1, round(TRIED * steps))
-        tried = {rate: lesson.tried(rate, few) for rate in RATES}
-        lr = _rate({rate: start - distance for rate, distance in tried.items()})
-        log.info("distances after %d steps, by learning rate: %s; it was %.4g", few, tried, start)
-    why = lesson.train(lr, steps)
+    why = lesson.train(steps)
     if why is not None:
         return why
     end = lesson.distance()
-    log.info(
-        "distilled in %d steps of at most %g: the distance went from %.4g to %.4g", steps, lr, start, end
-    )
+    log.info("distilled in %d steps: the distance went from %.4g to %.4g", steps, start, end)
     return None if end < start else f"the outputs' distance went from {start:.4g} to {end:.4g}"
-
-
-def _rate(gains: Mapping[float, float]) -> float:
-    """The learning rate to take, given what each gained in a short time."""
-    best = max(gains.values())
-    return max(rate for rate, gain in gains.items() if gain >= min(ENOUGH * best, best))
 
 
 class Lesson:
     """The student, in eval mode as the teacher is, and what it is taught by."""
 
     def __init__(
-        self, student: fx.GraphModule, teacher: fx.GraphModule, data: Data, held: Data, recipe: Recipe
+        self,
+        student: fx.GraphModule,
+        teacher: fx.GraphModule,
+        data: Data,
+        held: Data,
+        recipe: Recipe,
+        threads: SideBySide,
     ) -> None:
         self.student, self.teacher = student, teacher.requires_grad_(False)
-        self.recipe = recipe
+        self.recipe, self.threads = recipe, threads
         self.batches, self.held = (
             Batches(part, torch.device("cpu"), channels_last=True) for part in (data, held)
         )
@@ -125,7 +117,8 @@ class Lesson:
                 outputs_of(self.teacher, batch)
                 for batch in self.batches.in_order(self.recipe.batch_size, MEASURED)
             ]
-        return Distillation(tuple(Head.of(torch.cat(outputs)) for outputs in zip(*found, strict=True)))
+        heads = tuple(Head.of(torch.cat(outputs)) for outputs in zip(*found, strict=True))
+        return Distillation(heads, TEMPERATURE)
 
     def apart(self, batch: Batch) -> Tensor:
         """The student's distance from the teacher on this batch."""
@@ -133,37 +126,42 @@ class Lesson:
             wanted = outputs_of(self.teacher, batch)
         return self.loss.loss(outputs_of(self.student, batch), batch, wanted)
 
-    @torch.no_grad()
     def distance(self) -> float:
         """The same on held-out samples, mixed as those that are learned from, nan and infinity included."""
+
+        @torch.no_grad()
+        def of(part: Batch) -> tuple[float, int]:
+            return self.apart(part).item(), len(part)
+
         steps = max(1, MEASURED // self.recipe.batch_size)
-        parts = [self.apart(batch).item() for batch in self._mixed(self.held, steps)]
-        return sum(parts) / len(parts)
+        parts = [
+            part
+            for batch in self._mixed(self.held, steps)
+            for part in self.threads.map(of, batch.divided(self.threads.parts))
+        ]
+        return sum(loss * size for loss, size in parts) / sum(size for _, size in parts)
 
-    def tried(self, lr: float, steps: int) -> float:
-        """The distance after so few steps, which are taken back; infinite where they lead nowhere."""
-        before = [weight.detach().clone() for weight in self.weights]
-        why = self.train(lr, steps)
-        end = self.distance() if why is None else math.inf
-        with torch.no_grad():
-            for weight, value in zip(self.weights, before, strict=True):
-                weight.copy_(value)
-        return end if math.isfinite(end) else math.inf
-
-    def train(self, lr: float, steps: int) -> str | None:
-        """So many steps with this learning rate at its highest; why they led nowhere, or None."""
-        optimizer = torch.optim.AdamW(self.weights, lr, weight_decay=0.0)
+    def train(self, steps: int) -> str | None:
+        """So many steps; why they led nowhere, or None."""
+        optimizer = MuonAndAdamW(self.weights, self.threads)
         for step, batch in enumerate(self._mixed(self.batches, steps)):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor("cosine", step, steps, WARMUP)
-            loss = self.apart(batch)
-            if not math.isfinite(loss.item()):
-                return f"the loss became {loss.item()} at step {step + 1} of {steps}"
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(self.weights, CLIP)
-            optimizer.step()
+            loss = self._backward(batch)
+            if not math.isfinite(loss):
+                return f"the loss became {loss} at step {step + 1} of {steps}"
+            optimizer.step(self.recipe.lr * factor("linear", step, steps, WARMUP))
         return None
+
+    def _backward(self, batch: Batch) -> float:
+        """The loss, and the weights' `grad` set to its gradients."""
+
+        def of(part: Batch) -> tuple[float, Sequence[Tensor]]:
+            loss = self.apart(part) * (len(part) / len(batch))
+            return loss.item(), torch.autograd.grad(loss, self.weights, materialize_grads=True)
+
+        losses, gradients = zip(*self.threads.map(of, batch.divided(self.threads.parts)), strict=True)
+        for weight, parts in zip(self.weights, zip(*gradients, strict=True), strict=True):
+            weight.grad = sum(parts[1:], parts[0])
+        return float(sum(losses))
 
     def _mixed(self, batches: Batches, steps: int) -> Iterator[Batch]:
         """One batch for each step."""

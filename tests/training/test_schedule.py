@@ -10,7 +10,7 @@ from onnxprune.training.schedule import factor
 STEPS = 100
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "step", "one-cycle", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "step", "one-cycle", "constant"])
 @pytest.mark.parametrize("warmup", [0.0, 0.1])
 def test_the_highest_rate_is_reached_and_none_is_above_it(schedule, warmup):
     rates = [factor(schedule, step, STEPS, warmup) for step in range(STEPS)]
@@ -23,6 +23,15 @@ def test_cosine_is_pytorchs():
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for step in range(STEPS):
         assert factor("cosine", step, STEPS) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_linear_is_pytorchs():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
+    for step in range(STEPS):
+        assert factor("linear", step, STEPS) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
         optimizer.step()
         scheduler.step()
 
