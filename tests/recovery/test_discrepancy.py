@@ -44,6 +44,22 @@ def test_logits_are_compared_by_the_divergence_of_their_classes():
     assert Head.of(LOGITS).distances(OTHERS, LOGITS).mean() == pytest.approx(by_hand, rel=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_temperature_softens_class_scores_and_keeps_their_scale(temperature: float):
+    found = Head.of(LOGITS).distances(OTHERS, LOGITS, temperature)
+    p, q = (softmax(x.astype(np.float64) / temperature, axis=1) for x in (LOGITS, OTHERS))
+    wanted = [temperature**2 * entropy(a, b) for a, b in zip(p, q, strict=True)]
+    assert found == pytest.approx(wanted, rel=1e-6)
+    probabilities = softmax(LOGITS.astype(np.float64), axis=1), softmax(OTHERS.astype(np.float64), axis=1)
+    of_them = Head("probabilities").distances(probabilities[1], probabilities[0], temperature)
+    assert of_them == pytest.approx(wanted, rel=1e-6)
+    near = LOGITS + 1e-2 * OTHERS  # of near ones, half of the squared error of what is not common to all classes
+    error = near - LOGITS
+    error -= error.mean(axis=1, keepdims=True)
+    half = np.square(error).mean(axis=1) / 2
+    assert Head.of(LOGITS).distances(near, LOGITS, 1e3) == pytest.approx(half, rel=1e-2)
+
+
 @pytest.mark.parametrize("axis", [1, -1])
 def test_probabilities_are_compared_as_they_are(axis: int):
     shape = (2, 4, 3)
