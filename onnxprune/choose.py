@@ -114,13 +114,11 @@ def _made(groups: Groups) -> dict[str, set[str]]:
     return {name: found & results.get(name, found) for name, found in lying.items()}
 
 
-def choose(
-    groups: Groups, costs: CostModel, scores: Mapping[str, np.ndarray], wish: Wish, *, warn: bool = True
-) -> Plan:
+def choose(groups: Groups, costs: CostModel, scores: Mapping[str, np.ndarray], wish: Wish) -> Plan:
     """The plan that keeps the best-scored channels, as many as the wish asks for.
 
-    `scores`: per group, one number a channel, comparable between groups unless the scope is layer. Warns (`warn`)
-    where the ratio is missed by more than 0.02. Raises PlanError where nothing can be pruned.
+    `scores`: per group, one number a channel, comparable between groups unless the scope is layer. Warns where
+    the ratio is missed by more than 0.02. Raises PlanError where nothing can be pruned.
     """
     if not groups.groups:
         raise PlanError(f"{groups.model.where}: nothing can be pruned; onnxprune inspect says why")
@@ -138,7 +136,7 @@ def choose(
         reached = float(costs.fraction(wish.by, counts))
         if abs(reached - target) <= CLOSE:
             break
-    if warn and abs(reached - target) > 2 * CLOSE:
+    if abs(reached - target) > 2 * CLOSE:
         _warn(target, reached, wish)
     kept = {
         group.name: np.sort(np.argsort(-scores[group.name], kind="stable")[:count])

@@ -25,8 +25,6 @@ WORK = 4e12
 """Multiply-accumulates that measuring may take: about a minute on two cores."""
 FEWEST, MOST = 8, 256
 """Inputs to measure on."""
-TEMPERATURE = 4.0
-"""Of class scores: at 1 their divergence hangs on the few inputs that the model doubts, and so do the plans."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Curve:
     kept: tuple[int, ...]
     """Channels kept, descending from all of them."""
     discrepancy: tuple[float, ...]
-    """Of the outputs at TEMPERATURE, 0 at the first (`recovery.discrepancy`)."""
+    """Of the outputs, 0 at the first (`recovery.discrepancy`)."""
     order: tuple[int, ...]
     """Channels in the order in which they go; what is not listed goes last."""
 
@@ -150,7 +148,7 @@ def _curve(
             piece = pieces.piece(span, pieces.outputs, store[0], closed=closed, free=free)
         made = [piece(store[number], free) for number in range(len(store))]
         parts = [
-            discrepancies(anatomy.heads, [values[name] for name in piece.outputs], target, TEMPERATURE)
+            discrepancies(anatomy.heads, [values[name] for name in piece.outputs], target)
             for values, target in zip(made, wanted, strict=True)
         ]
         distances.append(float(np.mean(np.concatenate(parts))))

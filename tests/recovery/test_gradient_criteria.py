@@ -1,5 +1,7 @@
 """Channels ranked by gradients of the model's own outputs."""
 
+from unittest import mock
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +13,7 @@ from onnxprune import model as files
 from onnxprune import slim
 from onnxprune.calibration import Batches, Calibration
 from onnxprune.errors import ConversionError, PlanError
+from onnxprune.recovery import discrepancy
 from onnxprune.recovery.anatomy import Anatomy
 from onnxprune.recovery.criteria import BY_INPUTS, scored
 from onnxprune.recovery.discrepancy import discrepancies, heads
@@ -47,9 +50,10 @@ def scaled(
 
 
 def moved(proto: onnx.ModelProto, other: onnx.ModelProto, feed: dict[str, np.ndarray]) -> float:
-    """The mean discrepancy of another model's outputs."""
+    """The mean discrepancy of another model's outputs, at temperature 1, of which the criteria are."""
     wanted, made = (open_session(model).run(None, feed) for model in (proto, other))
-    return float(discrepancies(heads(wanted), made, wanted).mean())
+    with mock.patch.object(discrepancy, "TEMPERATURE", 1.0):
+        return float(discrepancies(heads(wanted), made, wanted).mean())
 
 
 def by_differences(

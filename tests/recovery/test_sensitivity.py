@@ -42,9 +42,8 @@ def conv() -> tuple[Anatomy, Batches]:
 # ---- the curves
 
 
-def test_a_curve_says_what_cutting_and_repairing_one_group_alone_does(conv: tuple[Anatomy, Batches], monkeypatch):
+def test_a_curve_says_what_cutting_and_repairing_one_group_alone_does(conv: tuple[Anatomy, Batches]):
     anatomy, batches = conv
-    monkeypatch.setattr(sensitivity, "TEMPERATURE", 1.0)
     found = curves(anatomy, batches, [g.name for g in anatomy.groups], (6, 4, 1), {})
     assert [curve.group for curve in found] == [g.name for g in anatomy.groups]
     for group, curve in zip(anatomy.groups, found, strict=True):
