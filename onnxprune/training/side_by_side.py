@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import torch
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 MOST = 4
 """Parts of a batch: each has gradients of its own."""
 
