@@ -8,6 +8,7 @@ from onnxprune.calibration import Calibration
 from onnxprune.cost import CostModel
 from onnxprune.errors import DataError
 from onnxprune.recovery.anatomy import Anatomy
+from onnxprune.recovery.discrepancy import TEMPERATURE
 from onnxprune.recovery.sensitivity import Curve, measured_curves
 
 
@@ -29,9 +30,9 @@ class Measured:
 
     inputs: int
     outputs: Mapping[str, str]
-    """How each output is compared: `logits` or `probabilities` by KL divergence at temperature 4, `values` by squared
-    error per variance, `nothing` where it is constant or holds no floating-point numbers. The discrepancy is the mean
-    of those that say something.
+    """How each output is compared: `logits` or `probabilities` by KL divergence at `discrepancy.TEMPERATURE`, `values`
+    by squared error per variance, `nothing` where it is constant or holds no floating-point numbers. The discrepancy is
+    the mean of those that say something.
     """
 
     @property
@@ -39,7 +40,7 @@ class Measured:
         """What the discrepancy is, in words."""
         kinds = [kind for kind in self.outputs.values() if kind != "nothing"]
         names = dict.fromkeys(
-            "squared error per variance" if kind == "values" else "KL divergence at temperature 4"
+            "squared error per variance" if kind == "values" else f"KL divergence at temperature {TEMPERATURE:g}"
             for kind in kinds
         )
         return " or ".join(names) + (f", mean of {len(kinds)} outputs" if len(kinds) > 1 else "")

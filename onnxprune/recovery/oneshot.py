@@ -31,17 +31,17 @@ from onnxprune.recovery.sensitivity import measured_curves
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = 5
+HELD_OUT = 8
 """One batch of so many is kept from all fitting, to tell what is best."""
 DEARER = 2.0
 """How much more than measured a group is worth that several layers read: narrowed alone it says too little of what it
 does to all of them at once."""
 FITTED = 1024
 """Least squares takes so many samples at the most; more serve distillation."""
-TAUGHT = 1.4e13
-"""Multiply-accumulates of an unasked distillation: about two minutes on two cores."""
-EPOCHS = 42
-"""And so many times over the samples at the most."""
+TAUGHT = 2e13
+"""Multiply-accumulates of an unasked distillation: about three minutes on two cores."""
+EPOCHS = 40
+"""And so many times over the samples at the most, or as often as there are layers: deeper networks learn longer."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def taught_if_it_can_be(found: OneShot, parts: Apart, anatomy: Anatomy, batches:
     once = (
         len(batches) * batches.size * anatomy.costs.total["macs"] * (1 + 3 * left)
     )  # the teacher; there and back
-    epochs = min(int(TAUGHT / max(once, 1.0)), EPOCHS)
+    epochs = min(int(TAUGHT / max(once, 1.0)), max(EPOCHS, len(anatomy.contractions)))
     if not epochs:
         return found
     try:

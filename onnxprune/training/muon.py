@@ -22,15 +22,22 @@ class MuonAndAdamW:
 
     def __init__(self, weights: Sequence[Tensor], threads: SideBySide) -> None:
         self.threads = threads
-        sizes = {weight: _size(weight) for weight in weights}
-        self.matrices = [(weight, _flat(weight)) for weight in weights if sizes[weight]]
-        groups = [{"params": [flat], "scale": sizes[weight] / _UPDATE} for weight, flat in self.matrices]
+        self.matrices: list[tuple[Tensor, Tensor]] = []
+        """Weights, and each as a matrix in the same memory."""
+        groups, rest = [], []
+        for weight in weights:
+            flat = _rows(weight.detach(), weight)
+            size = _size(flat) if flat.data_ptr() == weight.data_ptr() else 0.0
+            if size:
+                self.matrices.append((weight, flat.requires_grad_()))
+                groups.append({"params": [flat], "scale": size / _UPDATE})
+            else:
+                rest.append(weight)
         self.optimizers: list[Optimizer] = [
             Muon(some, 1.0, weight_decay=0.0, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw")
             for some in (groups[part :: threads.parts] for part in range(threads.parts))
             if some
         ]
-        rest = [weight for weight in weights if not sizes[weight]]
         if rest:
             self.optimizers.append(AdamW([{"params": rest, "scale": 1.0}], 1.0, weight_decay=0.0))
 
@@ -44,18 +51,12 @@ class MuonAndAdamW:
         self.threads.map(lambda optimizer: optimizer.step(), self.optimizers)
 
 
-def _size(weight: Tensor) -> float:
+def _size(flat: Tensor) -> float:
     """The root mean square of a matrix; 0 of what is none, or says nothing of its own scale."""
-    flat = _rows(weight.detach(), weight)
-    if min(flat.shape) < 2 or flat.data_ptr() != weight.data_ptr():
+    if min(flat.shape) < 2:
         return 0.0
     size = float(flat.square().mean().sqrt())
     return size if 0 < size < float("inf") else 0.0
-
-
-def _flat(weight: Tensor) -> Tensor:
-    """A matrix in the same memory."""
-    return _rows(weight.detach(), weight).requires_grad_()
 
 
 def _rows(values: Tensor, weight: Tensor) -> Tensor:

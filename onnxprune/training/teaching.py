@@ -17,6 +17,7 @@ from onnxprune.training.batches import Batch, Batches, drawn
 from onnxprune.training.data import Data
 from onnxprune.training.distillation import Distillation, Head
 from onnxprune.training.evaluate import outputs_of
+from onnxprune.training.folding import fold_norms
 from onnxprune.training.muon import MuonAndAdamW
 from onnxprune.training.schedule import factor
 from onnxprune.training.side_by_side import SideBySide
@@ -51,7 +52,7 @@ def taught(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         student, teacher = (
-            to_torch.load(model).to(memory_format=torch.channels_last) for model in (slim, dense)
+            fold_norms(to_torch.load(model)).to(memory_format=torch.channels_last) for model in (slim, dense)
         )
         before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
         with SideBySide(None if recipe.divided else 1) as threads:
