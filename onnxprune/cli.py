@@ -243,7 +243,7 @@ def train(
     "--distill",
     type=int,
     metavar="EPOCHS",
-    help="Then train them towards the model's outputs, so many times over the samples (default: for a minute or two).",
+    help="Then train them towards the model's outputs, so many times over the samples (default: for one to three minutes).",
 )
 @options.pixels
 @options.output

@@ -40,7 +40,9 @@ class Measured:
         """What the discrepancy is, in words."""
         kinds = [kind for kind in self.outputs.values() if kind != "nothing"]
         names = dict.fromkeys(
-            "squared error per variance" if kind == "values" else f"KL divergence at temperature {TEMPERATURE:g}"
+            "squared error per variance"
+            if kind == "values"
+            else f"KL divergence at temperature {TEMPERATURE:g}"
             for kind in kinds
         )
         return " or ".join(names) + (f", mean of {len(kinds)} outputs" if len(kinds) > 1 else "")

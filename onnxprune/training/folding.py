@@ -16,12 +16,12 @@ def fold_norms(module: fx.GraphModule) -> fx.GraphModule:
     """
     graph = module.graph
     for node in list(graph.nodes):
-        if node.op != "call_module" or not _is_plain(module.get_submodule(str(node.target))):
+        norm = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        before = node.args[0] if node.args else None
+        if not (isinstance(norm, BatchNormalization) and _is_plain(norm) and isinstance(before, fx.Node)):
             continue
-        before = node.args[0]
-        if not isinstance(before, fx.Node) or before.target is not conv or len(before.users) > 1:
+        if before.target is not conv or len(before.users) > 1:
             continue
-        norm = module.get_submodule(str(node.target))
         x, weight, bias = (*before.args, None)[:3]
         with graph.inserting_before(node):
             both = graph.call_function(
@@ -38,11 +38,9 @@ def fold_norms(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
-def _is_plain(norm: torch.nn.Module) -> bool:
-    """Whether it is a normalisation of each channel by running statistics."""
-    if not isinstance(norm, BatchNormalization) or norm.training or not norm.spatial:
-        return False
-    return not getattr(norm, "training_mode", 0)
+def _is_plain(norm: BatchNormalization) -> bool:
+    """Whether it scales and shifts each channel by running statistics."""
+    return bool(norm.spatial) and not norm.training and not getattr(norm, "training_mode", 0)
 
 
 def conv_and_norm(
