@@ -1,4 +1,4 @@
-"""BatchNormalization in eval mode, computed in the weights of the convolution before it: an eighth of a step less."""
+"""BatchNormalization in eval mode, computed in the weights of the convolution before it, which is less work."""
 
 from typing import Any
 
