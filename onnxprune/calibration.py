@@ -60,13 +60,8 @@ class Calibration:
         """Raises DataError where the data does not fit the model or is too little."""
         if self.samples < 1:
             raise DataError(f"{self.samples} samples are none to calibrate on; give 1 or more with --samples")
-        inputs = declared_inputs(model)
-        found = samples_of(self.data, inputs, self.preprocessing)
-        order = np.random.default_rng(seed).permutation(len(found))[: self.samples]
-        entries = max(sum(prod(values.shape[1:]) for values in found.batch(order[:1])), 1)
-        free = min(1 << max(ENTRIES // entries, 1).bit_length() - 1, BATCH, max(len(order) // FEWEST, 1))
-        size = _enough(found, fixed_batch(inputs), free)
-        return Batches(found, order[: len(order) // size * size].reshape(-1, size))
+        found = samples_of(self.data, declared_inputs(model), self.preprocessing)
+        return drawn(found, model, self.samples, seed)
 
 
 @dataclass(frozen=True)
@@ -107,6 +102,15 @@ class Batches(Sequence[dict[str, np.ndarray]]):
         held[-1] |= not held.any()
         fitting = self.rows[~held] if len(self) > 1 else self.rows
         return replace(self, rows=fitting), replace(self, rows=self.rows[held])
+
+
+def drawn(found: Data, model: onnx.ModelProto, samples: int, seed: int) -> Batches:
+    """So many of these samples of the model's inputs, or all, at random. Raises DataError where they are too few."""
+    order = np.random.default_rng(seed).permutation(len(found))[:samples]
+    entries = max(sum(prod(values.shape[1:]) for values in found.batch(order[:1])), 1)
+    free = min(1 << max(ENTRIES // entries, 1).bit_length() - 1, BATCH, max(len(order) // FEWEST, 1))
+    size = _enough(found, fixed_batch(declared_inputs(model)), free)
+    return Batches(found, order[: len(order) // size * size].reshape(-1, size))
 
 
 def samples_of(data: Source, inputs: Sequence[Input], preprocessing: Preprocessing | None) -> Data:

@@ -243,7 +243,7 @@ def train(
     "--distill",
     type=int,
     metavar="EPOCHS",
-    help="Then train them towards the model's outputs, so many times over the samples (default: for one to three minutes).",
+    help="Then train them towards the model's outputs, so many times over the samples (default: 1 to 3 minutes).",
 )
 @options.pixels
 @options.output

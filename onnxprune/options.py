@@ -81,6 +81,7 @@ training = options(
                  help="An option of the method, such as tau=0.5 of scp; repeatable."),
     setting("gate_lr", "Learning rate of the gates (default: the method's).", type=float),
     setting("start", "Where gates start: all open, ranked by importance, or as the file has them."),
+    setting("ranking", "Importance by the loss's gradients, or by how far outputs move as a group is narrowed."),
     setting("ramp", "Share of the steps after which the gates are frozen at the ratio."),
     click.option("--multiple-of", default="auto", show_default=True, help="Kept counts are multiples of this."),
     setting("epochs", "Passes over the data."),

@@ -89,7 +89,7 @@ LAYERS = [
     ("widths",),
     ("inspection",),
     ("decision",),
-    ("slimming", "picture"),
+    ("slimming", "picture", "training.verb"),
     ("demo",),
     ("display",),
     ("cli",),

@@ -6,7 +6,9 @@
     --nets   resnet20.onnx, resnet56.onnx, vgg16.onnx, densenet40.onnx: trained ones, see models/cifar10/README.md
     --runs   where results are kept: what is there is not run again, what was interrupted goes on
     --row    NET:RATIO:METHOD[:EPOCHS[:SEED]], repeatable; METHOD is tgl, scp, fisher, taylor or l2 (the last two: one
-             shot, then fine-tuned). Without rows the table of what is there is printed.
+             shot, then fine-tuned); sensitivity (fisher, its gates ranked by measured sensitivity); repaired (what
+             `slim --data` makes of 1,024 images, fine-tuned) or unrepaired (its plan, but the original's weights).
+             Without rows the table of what is there is printed.
 
 All rows train on the 45,000 images, from the trained network, with its labels and distillation from it, by the same
 recipe and for the same epochs. The accuracy is that of the slim file in onnxruntime, after `slim` has proven it equal
@@ -21,6 +23,7 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,12 +34,15 @@ from onnxprune.training import Progress
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from evaluate import accuracy
 
-METHODS = {
-    "tgl": ("tgl", {}),
-    "scp": ("scp", {}),
-    "fisher": ("fisher", {}),
-    "taylor": ("finetune", {"criterion": "taylor"}),
-    "l2": ("finetune", {"criterion": "l2"}),
+METHODS: dict[str, dict[str, Any]] = {
+    "tgl": {"method": "tgl"},
+    "scp": {"method": "scp"},
+    "fisher": {"method": "fisher"},
+    "sensitivity": {"method": "fisher", "ranking": "sensitivity"},
+    "taylor": {"method": "finetune", "method_options": {"criterion": "taylor"}},
+    "l2": {"method": "finetune", "method_options": {"criterion": "l2"}},
+    "repaired": {"method": "finetune"},
+    "unrepaired": {"method": "finetune"},
 }
 
 
@@ -64,19 +70,22 @@ class Row:
 
 def run(row: Row, arguments: argparse.Namespace) -> None:
     """Train, slim, measure; the result goes to RUNS/NAME.json."""
-    method, options = METHODS[row.method]
     folder, began = arguments.runs / row.name, time.monotonic()
-    gated, slim = folder / "gated.onnx", folder / "slim.onnx"
+    dense, gated, slim = arguments.nets / f"{row.net}.onnx", folder / "gated.onnx", folder / "slim.onnx"
     resume = (folder / "run" / "config.json").exists()
+    start = dense
+    if row.method in ("repaired", "unrepaired"):
+        start = folder / "start.gated.onnx"
+        if not resume:
+            one_shot(row, dense, arguments.data / "train.npz", start)
     trained = onnxprune.train(
-        arguments.nets / f"{row.net}.onnx", arguments.data / "train.npz", gated,
+        start, arguments.data / "train.npz", gated, teacher=dense if start != dense else None,
         validation=arguments.data / "val.npz", progress=_progress(row), resume=resume,
-        ratio=row.ratio, by="macs", multiple_of=1, method=method, method_options=options, epochs=row.epochs,
+        ratio=row.ratio, by="macs", multiple_of=1, epochs=row.epochs, **METHODS[row.method],
         seed=row.seed, augment="crop,flip", precision=arguments.precision, lr=arguments.lr, ema=arguments.ema,
         run_dir=str(folder / "run"), report_every=50,
     )  # fmt: skip
     proven = onnxprune.slim(gated, slim)
-    dense = arguments.nets / f"{row.net}.onnx"
     result = {
         **asdict(row),
         "dense": accuracy(dense, arguments.data / "test.npz"),
@@ -91,6 +100,17 @@ def run(row: Row, arguments: argparse.Namespace) -> None:
         "machine": describe_machine("cuda" if torch.cuda.is_available() else "cpu"),
     }
     (arguments.runs / f"{row.name}.json").write_text(json.dumps(result, indent=1))
+
+
+def one_shot(row: Row, dense: Path, data: Path, start: Path) -> None:
+    """The gated model with the gates of a one-shot plan closed, and its weights, or the original's."""
+    plan = start.with_name("plan.json")
+    onnxprune.slim(
+        dense, start.with_name("start.onnx"), ratio=row.ratio, by="macs", multiple_of=1, seed=row.seed,
+        calibration=onnxprune.Calibration(data), save_gated=start, save_plan=plan,
+    )  # fmt: skip
+    if row.method == "unrepaired":
+        onnxprune.gate(dense, start, plan=plan)
 
 
 def _progress(row: Row) -> onnxprune.training.settings.Report:

@@ -10,7 +10,6 @@ from onnxprune.recovery.sensitivity import Curve
 
 STEEPER = 1e3
 """What the channels that were never taken away are worth, over the dearest of those that were."""
-
 HIGHEST = 1e30
 """Stands for the infinite discrepancy of outputs that are no numbers."""
 FAINTEST = 1e-200
@@ -25,14 +24,21 @@ def scores(curves: Sequence[Curve], costs: CostModel, by: str, ratio: float) -> 
     unit = dict(zip(costs.names, costs.unit_costs(by, [n * part for n in costs.sizes]), strict=True))
     found = {name: np.full(size, np.inf) for name, size in zip(costs.names, costs.sizes, strict=True)}
     for curve in curves:
-        if len(curve.kept) < 2:  # of one channel, which stays
-            continue
-        worth = slopes(curve) / max(float(unit[curve.group]), 1e-12)
-        gone, rank = np.asarray(curve.order, dtype=np.intp), np.arange(len(curve.order))
-        values = np.full(curve.size, float(worth[-1]) * STEEPER + FAINTEST * curve.size)
-        values[gone] = worth * (1 + 1e-6 * rank) + FAINTEST * rank  # of equal ones the first goes first
-        found[curve.group] = values
+        if len(curve.kept) > 1:  # else of one channel, which stays
+            found[curve.group] = worth(curve) / max(float(unit[curve.group]), 1e-12)
     return found
+
+
+def worth(curve: Curve, last: float = STEEPER) -> np.ndarray:
+    """What each channel of a group of two or more adds to the discrepancy as it goes, shape (size,).
+
+    Channels that were never taken away are worth `last` times as much as the dearest of those that were.
+    """
+    steps = slopes(curve)
+    gone, rank = np.asarray(curve.order, dtype=np.intp), np.arange(len(curve.order))
+    values = np.full(curve.size, float(steps[-1]) * last + FAINTEST * curve.size)
+    values[gone] = steps * (1 + 1e-6 * rank) + FAINTEST * rank  # of equal ones the first goes first
+    return values
 
 
 def slopes(curve: Curve) -> np.ndarray:

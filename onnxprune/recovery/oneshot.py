@@ -40,7 +40,7 @@ FITTED = 1024
 """Least squares takes so many samples at the most; more serve distillation."""
 TAUGHT = 2e13
 """Multiply-accumulates of an unasked distillation: about three minutes on two cores."""
-EPOCHS = 40
+EPOCHS = 36
 """And so many times over the samples at the most, or as often as there are layers: deeper networks learn longer."""
 
 

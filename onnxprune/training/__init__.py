@@ -27,7 +27,7 @@ import onnx
 
 from onnxprune.training.budget import Costs
 from onnxprune.training.data import Data
-from onnxprune.training.settings import Outcome, Progress, Report, Settings
+from onnxprune.training.settings import Outcome, Progress, Ranking, Report, Settings
 
 __all__ = ["Costs", "Data", "Outcome", "Progress", "Report", "Settings", "train"]
 
@@ -40,6 +40,7 @@ def train(
     *,
     validation: Data | None = None,
     teacher: onnx.ModelProto | None = None,
+    ranking: Ranking | None = None,
     progress: Report | None = None,
     context: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -47,7 +48,8 @@ def train(
     """Train the gates and weights of a gated model towards `settings.ratio`.
 
     Metrics are taken on `validation`, or on the share `settings.validation` of `data`. `teacher` is the
-    original model (default: `gated` with all gates open). `progress` is called every
+    original model (default: `gated` with all gates open). `ranking` gives the importance of each gate, in the order of
+    `costs`, from the samples that are trained on (default: by the gradients of the loss). `progress` is called every
     `settings.report_every` steps. With `settings.run_dir` the run leaves checkpoints there, beside
     `context` (plain JSON of the caller's), and `resume` continues from the last one. Ctrl-C and SIGTERM
     write one and raise TrainingError, saying so.
@@ -56,5 +58,5 @@ def train(
 
     return run(
         gated, costs, data, settings,
-        validation=validation, teacher=teacher, progress=progress, context=context, resume=resume,
+        validation=validation, teacher=teacher, ranking=ranking, progress=progress, context=context, resume=resume,
     )  # fmt: skip

@@ -30,7 +30,7 @@ from onnxprune.training.own_task import own_task
 from onnxprune.training.processes import accelerator_for, average, synchronise
 from onnxprune.training.reporting import Reporter
 from onnxprune.training.run_folder import RunFolder
-from onnxprune.training.settings import Outcome, Report, Settings
+from onnxprune.training.settings import Outcome, Ranking, Report, Settings
 from onnxprune.training.stepping import Stepper
 from onnxprune.training.student import Student
 from onnxprune.training.task_choice import classes_of, task_for
@@ -48,6 +48,7 @@ def run(
     *,
     validation: Data | None,
     teacher: onnx.ModelProto | None,
+    ranking: Ranking | None,
     progress: Report | None,
     context: Mapping[str, Any] | None,
     resume: bool,
@@ -65,7 +66,7 @@ def run(
             if folder is not None and folder.begun:
                 training.take_up(folder)
             else:
-                training.begin(context, folder)
+                training.begin(context, folder, ranking)
             with Interrupts() as interrupts:
                 training.go_on(interrupts)
         return training.outcome()
@@ -115,7 +116,9 @@ class Training:
         self.reporter = Reporter(settings.epochs, steps, watched)
         self.step, self.seconds = 0, 0.0
 
-    def begin(self, context: Mapping[str, Any] | None, folder: RunFolder | None) -> None:
+    def begin(
+        self, context: Mapping[str, Any] | None, folder: RunFolder | None, ranking: Ranking | None
+    ) -> None:
         """Everything before the first step: the original's metrics, and where the gates start."""
         settings, began = self.settings, time.monotonic()
         if settings.run_dir is not None and self.accelerator.is_main_process:
@@ -127,11 +130,13 @@ class Training:
                 raise TrainingError(
                     f"the original model's {name} on the held-out samples is {value}: check the data, its mean and std"
                 )
-        scores = None
-        if self._ranked():
+        scores, ranked = None, self._ranked()
+        if ranked:
             self.gating.open_all()
-            if self.gating.method.scored:
-                scores = self._importance()
+        if ranked and self.gating.method.scored:
+            scores = self._importance() if ranking is None else self._alike(ranking(self.feed.data.data))
+        elif ranking is not None:
+            log.warning("the ranking is not used: gates of this run do not start at ranks of importance")
         self.gating.begin(scores)
         if self.gating.frozen:
             self._frozen()
@@ -243,9 +248,13 @@ class Training:
         """Of each gate, with all open, measured in eval mode: the running statistics stay as they are."""
         batches = self.feed.data.sampled(self.settings.ranking_batches, RANKING_BATCH, self.settings.seed)
         losses = (self.task.probe(outputs_of(self.student.module, batch), batch) for batch in batches)
-        scores = torch.from_numpy(self.gating.importance(losses)).to(self.accelerator.device)
-        average(self.accelerator, [scores])  # so that all processes start alike
-        return scores.cpu().numpy()
+        return self._alike(self.gating.importance(losses))
+
+    def _alike(self, scores: np.ndarray) -> np.ndarray:
+        """Their mean over all processes, so that all start alike."""
+        found = torch.from_numpy(scores).to(self.accelerator.device)
+        average(self.accelerator, [found])
+        return found.cpu().numpy()
 
     def _metrics(self, module: nn.Module) -> dict[str, float]:
         average(self.accelerator, list(module.buffers()))

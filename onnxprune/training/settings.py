@@ -4,16 +4,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxprune.errors import TrainingError
 from onnxprune.methods import registry
+from onnxprune.training.samples import Data
 
 CHOICES = {
     "by": ("channels", "params", "macs"),
     "optimizer": ("sgd", "adamw"),
     "schedule": ("cosine", "linear", "step", "one-cycle", "constant"),
     "start": ("auto", "ranked", "given"),
+    "ranking": ("gradients", "sensitivity"),
     "precision": ("float32", "bfloat16", "float16"),
     "device": ("auto", "cpu", "cuda"),
 }
@@ -31,7 +35,8 @@ class Settings:
     the first. "auto" is "fisher", which lost least, or as little as any, at half of the MACs (models/README.md); it is
     "tgl", whose gates have a learning rate and start anywhere, where `gate_lr` or `start` "given" is asked for.
     `start` "ranked" opens all gates at ranks of importance, "given" takes the model's own; "auto" is "given" for
-    "finetune" on a model with closed gates, else "ranked".
+    "finetune" on a model with closed gates, else "ranked". `ranking` "gradients" tells importance from the gradients of
+    the loss to the gates (Taylor), "sensitivity" from how far the outputs move as each group alone is narrowed.
 
     `task` is "auto" (the labels' task, with distillation, or distillation alone where there are no labels),
     "classification", "regression", "segmentation", "distillation" or "module:object"; `distill` is the weight of
@@ -47,6 +52,7 @@ class Settings:
     method_options: Mapping[str, Any] = field(default_factory=dict)
     gate_lr: float | None = None  # the method's own default
     start: str = "auto"
+    ranking: str = "gradients"
     ramp: float = 1 / 3
     floor_channels: int = 2
     floor_share: float = 0.05
@@ -173,6 +179,8 @@ class Progress:
 
 
 Report: TypeAlias = Callable[[Progress], None]
+Ranking: TypeAlias = Callable[[Data], NDArray[np.float64]]
+"""The importance of every gate, shape (gates,), told from the samples that are trained on."""
 
 
 @dataclass(frozen=True)

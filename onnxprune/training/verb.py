@@ -16,6 +16,7 @@ from onnxprune import model as files
 from onnxprune.cost import BY, CostModel
 from onnxprune.errors import LawError, PlanError, TrainingError
 from onnxprune.groups import find
+from onnxprune.recovery.ranking import Ranking
 from onnxprune.training.data import Data, Preprocessing, from_arrays
 from onnxprune.training.data import load as load_data
 from onnxprune.training.functions import is_function
@@ -135,14 +136,19 @@ def train(
         raise PlanError(f"{loaded.where}: nothing can be pruned; onnxprune inspect says why")
     costs = CostModel(groups)
     original = files.to_proto(loaded) if teacher is None else _teacher(teacher, loaded)
+    ranking = (
+        Ranking(files.export(loaded), costs.names, settings.seed)
+        if settings.ranking == "sensitivity"
+        else None
+    )
     gates.insert(groups, latents)
     gated = files.to_proto(loaded)
     unfolded = unfold(gated, samples) if settings.unfold else None
     from onnxprune.training import train as run  # torch comes with it
 
     outcome = run(
-        unfolded or gated, costs, samples, settings, validation=held_out, teacher=original, progress=progress,
-        context=_context(model, data, validation, teacher, asked, output), resume=resume,
+        unfolded or gated, costs, samples, settings, validation=held_out, teacher=original, ranking=ranking,
+        progress=progress, context=_context(model, data, validation, teacher, asked, output), resume=resume,
     )  # fmt: skip
     for warning in outcome.warnings:
         log.warning("%s", warning)
