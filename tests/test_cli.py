@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -304,6 +305,8 @@ def test_training_goes_on_from_a_repaired_model_with_the_original_as_teacher(fol
     assert taught["metrics"]["after"]["distillation"] < alone["metrics"]["after"]["distillation"]
     assert taught["kept"] == alone["kept"] and taught["asked"] == taught["reached"]
     assert document("train --resume run2")["metrics"] == taught["metrics"]
+    shutil.copy("start.onnx", "model.onnx")
+    assert "model.onnx is gone or has changed" in typed("train --resume run2", code=1).stderr
     other = Path(__file__).parents[1] / "models/digits/digits.onnx"
     assert "its inputs are x" in typed(f"train start.onnx --data data.npz --teacher {other}", code=1).stderr
 

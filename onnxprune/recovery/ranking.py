@@ -36,10 +36,8 @@ class Ranking:
 
         Raises DataError, ModelError, OutputError.
         """
-        anatomy, batches = (
-            Anatomy.of(self.parts, {}, self.seed),
-            drawn(data, self.parts.light, SAMPLES, self.seed),
-        )
+        anatomy = Anatomy.of(self.parts, {}, self.seed)
+        batches = drawn(data, self.parts.light, SAMPLES, self.seed)
         anatomy.measure(batches)
         curves, _ = measured_curves(anatomy, batches, self.names)
         found = {curve.group: worth(curve, LAST) for curve in curves if len(curve.kept) > 1}

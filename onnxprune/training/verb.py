@@ -66,9 +66,10 @@ class Request:
     preprocessing: Preprocessing
     output: str | None = None
     fingerprint: int = 0
-    """CRC-32 of the model file, so that a run is not resumed on another one."""
+    """CRC-32 of the model file, so that a run is not resumed on another one; likewise `teacher_fingerprint`."""
     teacher: str | None = None
     """The original's file, where it is another than the model's."""
+    teacher_fingerprint: int = 0
 
     @staticmethod
     def of(run_dir: str | Path) -> "tuple[Request, Settings]":
@@ -82,10 +83,10 @@ class Request:
             raise TrainingError(
                 f"{run_dir}: holds no run that can be resumed; give the --run-dir of an interrupted train"
             ) from None
-        if not Path(request.model).is_file() or _crc(request.model) != request.fingerprint:
-            raise TrainingError(
-                f"{run_dir}: its model {request.model} is gone or has changed; start the training anew"
-            )
+        models = {request.model: request.fingerprint, request.teacher: request.teacher_fingerprint}
+        for file, fingerprint in models.items():
+            if file is not None and (not Path(file).is_file() or _crc(file) != fingerprint):
+                raise TrainingError(f"{run_dir}: its model {file} is gone or has changed; start the training anew")
         return request, replace(settings, run_dir=str(run_dir))
 
 
@@ -226,7 +227,8 @@ def _context(
     network, samples = (_absolute(str(path)) for path in (model, data))
     held_out, original = (None if path is None else _absolute(str(path)) for path in (validation, teacher))
     to = str(Path(output).resolve()) if output else None
-    return asdict(Request(network, samples, held_out, asked, to, _crc(network), original))
+    taught = 0 if original is None else _crc(original)
+    return asdict(Request(network, samples, held_out, asked, to, _crc(network), original, taught))
 
 
 def _absolute(source: str) -> str:
