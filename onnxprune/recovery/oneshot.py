@@ -40,8 +40,9 @@ FITTED = 1024
 """Least squares takes so many samples at the most; more serve distillation."""
 TAUGHT = 2e13
 """Multiply-accumulates of an unasked distillation: about three minutes on two cores."""
-EPOCHS = 36
-"""And so many times over the samples at the most, or as often as there are layers: deeper networks learn longer."""
+EPOCHS = 40
+"""And no more than so many times over the samples where half of the model is left, or as often as there are layers:
+deeper networks learn longer."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +178,10 @@ def taught(found: OneShot, parts: Apart, anatomy: Anatomy, batches: Batches, epo
 def taught_if_it_can_be(found: OneShot, parts: Apart, anatomy: Anatomy, batches: Batches) -> OneShot:
     """As `taught`, for as many epochs as TAUGHT allows; without it, and with a word in the log, where it cannot be."""
     left = float(anatomy.costs.fraction("macs", found.plan.counts(anatomy.groups)))
-    once = (
-        len(batches) * batches.size * anatomy.costs.total["macs"] * (1 + 3 * left)
-    )  # the teacher; there and back
-    epochs = min(int(TAUGHT / max(once, 1.0)), max(EPOCHS, len(anatomy.contractions)))
+    work = 1 + 3 * left  # the teacher; there and back
+    whole = max(len(batches) * batches.size * anatomy.costs.total["macs"], 1.0)
+    most = max(EPOCHS, len(anatomy.contractions)) * (1 + 3 / 2)
+    epochs = int(min(TAUGHT / whole, most) / work)
     if not epochs:
         return found
     try:

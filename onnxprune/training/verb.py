@@ -86,7 +86,9 @@ class Request:
         models = {request.model: request.fingerprint, request.teacher: request.teacher_fingerprint}
         for file, fingerprint in models.items():
             if file is not None and (not Path(file).is_file() or _crc(file) != fingerprint):
-                raise TrainingError(f"{run_dir}: its model {file} is gone or has changed; start the training anew")
+                raise TrainingError(
+                    f"{run_dir}: its model {file} is gone or has changed; start the training anew"
+                )
         return request, replace(settings, run_dir=str(run_dir))
 
 
