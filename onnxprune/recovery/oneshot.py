@@ -38,7 +38,7 @@ DEARER = 2.0
 does to all of them at once."""
 FITTED = 1024
 """Least squares takes so many samples at the most; more serve distillation."""
-TAUGHT = 2e13
+TAUGHT = 1.7e13
 """Multiply-accumulates of an unasked distillation: about three minutes on two cores."""
 EPOCHS = 40
 """And no more than so many times over the samples where half of the model is left, or as often as there are layers:
