@@ -43,6 +43,8 @@ TAUGHT = 1.7e13
 EPOCHS = 40
 """And no more than so many times over the samples where half of the model is left, or as often as there are layers:
 deeper networks learn longer."""
+FEWEST = 4
+"""Fewer are not begun: they take long where a model is large, and teach little."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def taught_if_it_can_be(found: OneShot, parts: Apart, anatomy: Anatomy, batches:
     whole = max(len(batches) * batches.size * anatomy.costs.total["macs"], 1.0)
     most = max(EPOCHS, len(anatomy.contractions)) * (1 + 3 / 2)
     epochs = int(min(TAUGHT / whole, most) / work)
-    if not epochs:
+    if epochs < FEWEST:
         return found
     try:
         return taught(found, parts, anatomy, batches, epochs)
