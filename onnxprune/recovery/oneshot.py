@@ -178,19 +178,26 @@ def taught(found: OneShot, parts: Apart, anatomy: Anatomy, batches: Batches, epo
 
 
 def taught_if_it_can_be(found: OneShot, parts: Apart, anatomy: Anatomy, batches: Batches) -> OneShot:
-    """As `taught`, for as many epochs as TAUGHT allows; without it, and with a word in the log, where it cannot be."""
+    """As `taught`, for as many epochs as pay; without it, and with a word in the log, where it cannot be."""
     left = float(anatomy.costs.fraction("macs", found.plan.counts(anatomy.groups)))
-    work = 1 + 3 * left  # the teacher; there and back
-    whole = max(len(batches) * batches.size * anatomy.costs.total["macs"], 1.0)
-    most = max(EPOCHS, len(anatomy.contractions)) * (1 + 3 / 2)
-    epochs = int(min(TAUGHT / whole, most) / work)
-    if epochs < FEWEST:
+    whole = len(batches) * batches.size * float(anatomy.costs.total["macs"])
+    epochs = epochs_that_pay(whole, left, len(anatomy.contractions))
+    if not epochs:
         return found
     try:
         return taught(found, parts, anatomy, batches, epochs)
     except OnnxpruneError as reason:
         log.info("not distilled: %s", reason)
         return found
+
+
+def epochs_that_pay(whole: float, left: float, layers: int) -> int:
+    """Of distillation, where the whole model takes so many multiply-accumulates for all samples once, and the share
+    `left` of them is left.
+    """
+    most = max(EPOCHS, layers) * (1 + 3 / 2)
+    epochs = int(min(TAUGHT / max(whole, 1.0), most) / (1 + 3 * left))  # the teacher; there and back
+    return epochs if epochs >= FEWEST else 0
 
 
 def _better(anatomy: Anatomy, held: Batches, before: OneShot, after: OneShot) -> OneShot:

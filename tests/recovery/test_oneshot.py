@@ -18,6 +18,7 @@ from onnxprune.calibration import Calibration
 from onnxprune.errors import PlanError
 from onnxprune.recovery import rebuild, sensitivity, store
 from onnxprune.recovery.discrepancy import discrepancies, heads
+from onnxprune.recovery.oneshot import epochs_that_pay
 from onnxprune.session import open_session, random_inputs
 from onnxprune.slimming import Slimmed
 
@@ -244,6 +245,24 @@ def test_what_lies_on_disk_gives_the_same_as_what_lies_in_memory(monkeypatch: py
     assert same_weights(before.model, after.model)
     assert len(stores) > 2 and all(s.written and s.used <= 20_000 for s in stores)
     assert not any(s.folder is not None and s.folder.exists() for s in stores)
+
+
+# ---- how long an unasked distillation goes
+
+
+def test_it_is_longer_where_less_is_left_and_the_network_deeper():
+    small = 4e10  # ResNet-20, 1,024 images
+    assert epochs_that_pay(small, 0.5, 20) == 40
+    assert epochs_that_pay(small, 0.7, 20) < 40 < epochs_that_pay(small, 0.3, 20)
+    assert epochs_that_pay(small, 0.5, 57) == 57
+    assert 57 > epochs_that_pay(3 * small, 0.5, 57) > 50  # what it may cost comes first
+
+
+def test_it_is_shorter_for_large_models_and_not_begun_for_the_largest():
+    resnet, transformer = 256 * 4.1e9, 256 * 17.6e9
+    assert 4 <= epochs_that_pay(resnet, 0.5, 54) < 10
+    assert epochs_that_pay(transformer, 0.5, 100) == 0
+    assert epochs_that_pay(0, 0.5, 2) == 40  # of a model without products
 
 
 # ---- what cannot be asked
