@@ -14,7 +14,8 @@ Code map, in the data's way:
     student.py       the module that trains; shrinking.py: without its closed channels after the freeze
     loop.py          the run; stepping.py: a step of the weights; evaluate.py: metrics and statistics
                      optimizer.py, schedule.py, average.py, clock.py, interrupts.py
-    teaching.py      a pruned model after the original, without labels or gates: onnxprune.distilled
+    teaching.py      a pruned model after the original, without labels or gates: onnxprune.distilled;
+                     muon.py: its steps, side_by_side.py: parts of a batch on threads, folding.py: norms in weights
     unfolding.py     BatchNorm for models it was folded away from, while they train
     reporting.py     what a run tells; run_folder.py: what it leaves on disk
     verb.py          `onnxprune.train`, from file to file
