@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxprune.training.latents import Parameters
+from onnxprune.training.muon import MuonAndAdamW
 from onnxprune.training.settings import Settings
 
 Memory = dict[str, dict[str, Tensor]]
@@ -23,6 +24,8 @@ def optimizer_of(module: nn.Module, latents: Parameters, settings: Settings) -> 
     groups = [g for g in groups if g["params"]]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, settings.peak_lr)
+    if settings.optimizer == "muon":
+        return MuonAndAdamW(groups, settings.peak_lr)
     return torch.optim.SGD(groups, settings.peak_lr, settings.momentum, nesterov=settings.momentum > 0)
 
 

@@ -14,7 +14,7 @@ from onnxprune.training.samples import Data
 
 CHOICES = {
     "by": ("channels", "params", "macs"),
-    "optimizer": ("sgd", "adamw"),
+    "optimizer": ("sgd", "adamw", "muon"),
     "schedule": ("cosine", "linear", "step", "one-cycle", "constant"),
     "start": ("auto", "ranked", "given"),
     "ranking": ("gradients", "sensitivity"),
@@ -61,9 +61,11 @@ class Settings:
     batch_size: int = 128  # per process
     accumulate: int = 1  # batches per step of the weights
     optimizer: str = "sgd"
-    lr: float | None = None  # 0.03 for SGD, 0.001 for AdamW
+    lr: float | None = None  # 0.03 for SGD, 0.001 for AdamW and Muon
     momentum: float = 0.9
-    weight_decay: float | None = None  # 1e-4 for SGD, 0.05 for AdamW; not of gates, biases and normalisation
+    weight_decay: float | None = (
+        None  # 1e-4 for SGD, 0.05 for AdamW, 0 for Muon; of no gate, bias, normalisation
+    )
     schedule: str = "cosine"
     warmup: float = 0.0  # share of the steps in which the learning rate rises
     clip: float | None = None  # largest norm of the weights' gradient
@@ -141,14 +143,16 @@ class Settings:
     @property
     def peak_lr(self) -> float:
         """The weights' highest learning rate."""
-        return self.lr if self.lr is not None else {"sgd": 0.03, "adamw": 0.001}[self.optimizer]
+        return (
+            self.lr if self.lr is not None else {"sgd": 0.03, "adamw": 0.001, "muon": 0.001}[self.optimizer]
+        )
 
     @property
     def decay(self) -> float:
         """The weights' decay."""
         if self.weight_decay is not None:
             return self.weight_decay
-        return {"sgd": 1e-4, "adamw": 0.05}[self.optimizer]
+        return {"sgd": 1e-4, "adamw": 0.05, "muon": 0.0}[self.optimizer]
 
     @staticmethod
     def of(stored: Mapping[str, Any]) -> "Settings":

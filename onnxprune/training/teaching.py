@@ -145,12 +145,14 @@ class Lesson:
 
     def train(self, steps: int) -> str | None:
         """So many steps; why they led nowhere, or None."""
-        optimizer = MuonAndAdamW(self.weights, self.threads)
+        optimizer = MuonAndAdamW(self.weights, threads=self.threads)
         for step, batch in enumerate(self._mixed(self.batches, steps)):
             loss = self._backward(batch)
             if not math.isfinite(loss):
                 return f"the loss became {loss} at step {step + 1} of {steps}"
-            optimizer.step(self.recipe.lr * factor("linear", step, steps, WARMUP))
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.lr * factor("linear", step, steps, WARMUP)
+            optimizer.step()
         return None
 
     def _backward(self, batch: Batch) -> float:

@@ -132,14 +132,16 @@ def test_the_callers_random_numbers_are_left_alone(fit):
     assert torch.equal(torch.rand(3), wanted)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
 @pytest.mark.parametrize(
     ("at", "number"),
     [(4, signal.SIGINT), (14, signal.SIGTERM)],
     ids=["while the gates train", "after the freeze"],
 )
-def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, at, number, fit):
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, at, number, optimizer, fit):
     folder = str(tmp_path / "run")
-    whole = fit(augment="crop-flip")
+    told = {"augment": "crop-flip", "optimizer": optimizer}
+    whole = fit(**told)
 
     def interrupt(progress):
         if progress.step == at:
@@ -147,8 +149,8 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, at, number, fit):
 
     says = rf"interrupted after step {at + 1} of 33: go on with onnxprune train --resume .*run"
     with pytest.raises(TrainingError, match=says):
-        fit(progress=interrupt, augment="crop-flip", run_dir=folder)
-    resumed = fit(resume=True, augment="crop-flip", run_dir=folder)
+        fit(progress=interrupt, run_dir=folder, **told)
+    resumed = fit(resume=True, run_dir=folder, **told)
     assert_same(resumed.model, whole.model)
     assert resumed.after == whole.after
     steps = [
@@ -314,6 +316,7 @@ def test_importing_training_does_not_import_torch():
 
 KINDS = {
     "adamw": {"optimizer": "adamw", "lr": 0.003},
+    "muon": {"optimizer": "muon", "lr": 0.01},
     "one-cycle with warm-up": {"schedule": "one-cycle", "warmup": 0.1},
     "step": {"schedule": "step"},
     "running mean": {"ema": 0.9},

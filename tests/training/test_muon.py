@@ -19,11 +19,11 @@ def stepped(*weights: Tensor, lr: float = 0.01, parts: int = 2) -> list[Tensor]:
     """What one step along some gradient adds to each."""
     before = [one.detach().clone() for one in weights]
     with SideBySide(parts) as threads:
-        optimizer = MuonAndAdamW(weights, threads)
+        optimizer = MuonAndAdamW(weights, lr, threads=threads)
         for number, one in enumerate(weights):
             noise = torch.randn(one.shape, generator=torch.Generator().manual_seed(number))
             one.grad = noise.to(memory_format=torch.preserve_format)
-        optimizer.step(lr)
+        optimizer.step()
     return [one.detach() - value for one, value in zip(weights, before, strict=True)]
 
 
