@@ -23,6 +23,10 @@ BATCH = 32
 FEWEST = 8
 """Batches to split few samples into, so that a part of them can be held out."""
 
+REPAIRS = ("weights", "statistics", "biases", "none")
+"""What of each op is fitted, so that it makes of its inputs in the pruned model what it made in the whole one: all of
+its weights; the mean and the variance of each channel that it makes, as new BatchNorm statistics would; the mean."""
+
 Source = str | Path | Mapping[str, Any]
 """What `onnxprune.training.data.load` reads, or arrays by input name."""
 

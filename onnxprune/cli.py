@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxprune import __version__, display, options
 from onnxprune import model as files
-from onnxprune.calibration import Calibration, Feeds
+from onnxprune.calibration import REPAIRS, Calibration, Feeds
 from onnxprune.errors import ModelError, OnnxpruneError
 from onnxprune.methods.magnitude import CRITERIA
 from onnxprune.options import PATH, multiple
@@ -235,9 +235,12 @@ def train(
 )
 @options.samples
 @click.option(
-    "--repair/--no-repair",
-    default=None,
-    help="Fit the weights that stay to what the model computed on --data (default: where channels are chosen by it).",
+    "--repair",
+    type=click.Choice(["auto", *REPAIRS]),
+    default="auto",
+    show_default=True,
+    help="What to fit of what stays, so that ops make of --data what they made: weights, or mean and variance of each "
+    "channel, or the mean alone (auto: weights, where channels are chosen by --data).",
 )
 @click.option(
     "--distill",
@@ -266,7 +269,7 @@ def slim(
     save_gated: Path | None,
     data: str | None,
     samples: int,
-    repair: bool | None,
+    repair: str,
     distill: int | None,
     mean: str | None,
     std: str | None,

@@ -12,7 +12,7 @@ from onnxprune import gates
 from onnxprune import model as files
 from onnxprune import plan as plans
 from onnxprune.apart import Apart
-from onnxprune.calibration import Calibration
+from onnxprune.calibration import REPAIRS, Calibration
 from onnxprune.choose import Wish, choose
 from onnxprune.cost import CostModel
 from onnxprune.errors import ModelError, PlanError
@@ -32,7 +32,8 @@ class Fitting:
 
     calibration: Calibration
     criterion: str
-    repair: bool | None
+    repair: str
+    """One of `calibration.REPAIRS`, or "auto"."""
     distill: int | None
     seed: int
 
@@ -86,7 +87,7 @@ class Decision:
         """The plan, and the weights that go with it; `parts` are the model without gates."""
         ranked = self.path is None and not self.by_gates and not self.closed
         fitting = self.fitting
-        if fitting is None or not (ranked or fitting.repair or fitting.distill):
+        if fitting is None or not (ranked or fitting.repair in REPAIRS[:-1] or fitting.distill):
             return Decided(self._plan(groups))
         known = tuple(group.name for group in groups)
         if known not in self.found:
@@ -98,10 +99,12 @@ class Decision:
         batches = fitting.calibration.draw(parts.light, fitting.seed)
         frozen = {group.name: "frozen by the check" for group in groups.frozen_by_check}
         anatomy = Anatomy.of(parts, frozen, fitting.seed)
-        repair = ranked if fitting.repair is None else fitting.repair
+        repair = fitting.repair
+        if repair == "auto":
+            repair = "weights" if ranked else "none"
         found = one_shot(anatomy, batches, self.wish, plan, criterion=fitting.criterion, repair=repair)
         wanted = fitting.distill
-        if wanted is None and ranked and repair:
+        if wanted is None and ranked and repair != "none":
             return taught_if_it_can_be(found, parts, anatomy, batches)
         return taught(found, parts, anatomy, batches, wanted) if wanted else found
 

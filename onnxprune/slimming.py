@@ -12,7 +12,7 @@ from onnxprune import gates
 from onnxprune import model as files
 from onnxprune import plan as plans
 from onnxprune.apart import Apart
-from onnxprune.calibration import Calibration
+from onnxprune.calibration import REPAIRS, Calibration
 from onnxprune.choose import SCOPES, Wish
 from onnxprune.compare.recording import Feed
 from onnxprune.decision import Decision, Fitting
@@ -133,7 +133,7 @@ def slim(
     drop_branches: bool | None = None,
     plan: str | Path | None = None,
     calibration: Calibration | None = None,
-    repair: bool | None = None,
+    repair: str = "auto",
     distill: int | None = None,
     feeds: Callable[[onnx.ModelProto], Iterator[Feed]] | None = None,
     save_plan: str | Path | None = None,
@@ -146,8 +146,9 @@ def slim(
     Which channels: `plan` where given; the gates of a trained model; else `criterion` for the `ratio` of `by` to keep.
     With `calibration`, unlabelled inputs, channels are chosen by what the outputs miss on them: the `criterion` "auto"
     is then "reconstruction", the `scope` "sensitivity", else "l2" and "layer". The weights that stay are fitted to make
-    up for those that go, then trained for `distill` epochs with the original as the teacher. `repair` None does the one
-    where channels are chosen here, not where a plan or trained gates decide; `distill` None then does the other too.
+    up for those that go, then trained for `distill` epochs with the original as the teacher. `repair` is one of
+    `calibration.REPAIRS`; "auto" is "weights" where channels are chosen here, "none" where a plan or trained gates
+    decide. `distill` None trains where something chosen here is repaired.
     `feeds`: inputs to prove it on (by name), given the model; those of the calibration, else random ones, unless given.
     A group for which the proof fails is frozen and named in `frozen`; what comes back is exact.
     `drop_branches`: branches that a residual goes past may go altogether, which takes another scope than "layer"; None
@@ -155,6 +156,8 @@ def slim(
     Raises ModelError, PlanError, LawError, DataError, OutputError.
     """
     wish = None
+    if repair not in ("auto", *REPAIRS):
+        raise PlanError(f"repair '{repair}' is unknown; choose one of auto, {', '.join(REPAIRS)}")
     if scope == "auto":
         scope = SCOPES[0] if calibration is None else SCOPES[-1]
     if drop_branches is None:
@@ -167,7 +170,7 @@ def slim(
     source = files.load(model)
     fitting = None if calibration is None else Fitting(calibration, criterion, repair, distill, seed)
     if fitting is None:
-        if repair or distill or (wish is not None and wish.scope == "sensitivity"):
+        if repair in REPAIRS[:-1] or distill or (wish is not None and wish.scope == "sensitivity"):
             raise PlanError(
                 "repairing, distilling and measured sensitivity take inputs to run; give some with --data"
             )

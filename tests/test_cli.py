@@ -276,22 +276,26 @@ def test_the_same_seed_gives_the_same_file():
     assert files[0] == files[1] != files[2]
 
 
-@pytest.mark.parametrize("option", ["--no-repair", "--scope layer --distill 0", "--criterion wanda --distill 0"])
+@pytest.mark.parametrize(
+    "option",
+    ["--repair none", "--repair biases --distill 0", "--repair statistics", "--scope layer --distill 0",
+     "--criterion wanda --distill 0"],
+)  # fmt: skip
 def test_other_ways_to_choose_by_data_are_exact_too(option: str):
     found = document(f"slim model.onnx --ratio 0.5 --data data.npz {option}")
     assert found["verified"]["max_rel_error"] <= found["verified"]["tolerance"]
-    assert ("repaired" in found["recovery"]) == (option != "--no-repair")
+    assert ("repaired" in found["recovery"]) == (option != "--repair none")
 
 
 def test_a_plan_keeps_its_channels_and_weights_unless_repair_is_asked_for():
     typed("slim model.onnx --ratio 0.5 --save-plan plan.json -o plain.onnx")
     assert document("slim model.onnx --plan plan.json --data data.npz")["recovery"] == {}
-    repaired = document("slim model.onnx --plan plan.json --data data.npz --repair")
+    repaired = document("slim model.onnx --plan plan.json --data data.npz --repair weights")
     assert repaired["plan"] == json.loads(Path("plan.json").read_text())
     assert repaired["recovery"]["repaired"] < repaired["recovery"]["cut"]
 
 
-@pytest.mark.parametrize("option", ["--repair", "--distill 3", "--scope sensitivity", "--criterion fisher"])
+@pytest.mark.parametrize("option", ["--repair statistics", "--distill 3", "--scope sensitivity", "--criterion fisher"])
 def test_what_takes_inputs_says_so(option: str):
     said = typed(f"slim model.onnx --ratio 0.5 {option}", code=1).stderr
     assert said.startswith("Error: ") and "--data" in said and said.count("\n") == 1

@@ -5,9 +5,9 @@
 
 NETS holds the networks of models/ as NAME.onnx; DATA their inputs, as the recipes there write them:
 NAME_calibration.npz and NAME_test.npz, for the CIFAR-10 ResNets train.npz and test.npz. A way is
-SCOPE:CRITERION:RECOVERY (`cut`, `repair` or `distill`) or PEER:CRITERION (tools/oneshot/peers.py). Each seed draws its
-own calibration inputs. What is measured is appended to the results, and what stands there is not measured again; the
-table tells the mean over the seeds.
+SCOPE:CRITERION:RECOVERY (`cut`, `biases`, `statistics`, `repair` or `distill`) or PEER:CRITERION
+(tools/oneshot/peers.py). Each seed draws its own calibration inputs. What is measured is appended to the results, and
+what stands there is not measured again; the table tells the mean over the seeds.
 """
 
 import argparse
@@ -37,8 +37,13 @@ WAYS = (
     "sensitivity:wanda:cut", "sensitivity:reconstruction:cut", "layer:l2:repair", "layer:wanda:repair",
     "layer:reconstruction:repair", "global:l2:repair", "global:wanda:repair", "global:reconstruction:repair",
     "sensitivity:l2:repair", "sensitivity:wanda:repair", "sensitivity:reconstruction:repair",
+    "layer:l2:biases", "layer:l2:statistics", "sensitivity:wanda:biases", "sensitivity:wanda:statistics",
     "layer:l2:distill", "sensitivity:wanda:distill", "sensitivity:reconstruction:distill",
 )  # fmt: skip
+
+REPAIRS = {
+    "cut": "none", "biases": "biases", "statistics": "statistics", "repair": "weights", "distill": "weights"
+}  # fmt: skip
 
 Result = dict[str, Any]
 
@@ -74,9 +79,9 @@ def by_us(
     args: argparse.Namespace, path: Path, inputs: dict[str, np.ndarray], ratio: float, way: str, seed: int
 ) -> tuple[onnx.ModelProto, Result]:
     scope, criterion, recovery = way.split(":")
-    epochs = {"cut": 0, "repair": 0}.get(recovery, args.distill)
+    epochs = args.distill if recovery == "distill" else 0
     found = onnxprune.slim(
-        path, ratio=ratio, by=args.by, scope=scope, criterion=criterion, repair=recovery != "cut",
+        path, ratio=ratio, by=args.by, scope=scope, criterion=criterion, repair=REPAIRS[recovery],
         multiple_of=args.multiple_of, distill=epochs, seed=seed,
         calibration=Calibration(inputs, None, args.samples),
     )  # fmt: skip

@@ -16,6 +16,8 @@ class Moments:
     t: Floats = field(default_factory=lambda: np.zeros(()))
     uu: Floats = field(default_factory=lambda: np.zeros(()))
     ut: Floats = field(default_factory=lambda: np.zeros(()))
+    tt: Floats = field(default_factory=lambda: np.zeros(()))
+    """Of each target with itself, (blocks, outputs)."""
 
     def add(self, u: Floats, t: Floats | None = None) -> None:
         """Float32 products of a batch, summed in float64; what holds NaN or infinity is left out."""
@@ -30,6 +32,7 @@ class Moments:
         if t is not None:
             self.t = self.t + t.sum(axis=1, dtype=np.float64)
             self.ut = _added(self.ut, np.matmul(u.transpose(0, 2, 1), t))
+            self.tt = self.tt + np.square(t).sum(axis=1, dtype=np.float64)
 
     def mean(self) -> Floats:
         return np.asarray(self.u / max(self.count, 1), dtype=np.float64)
@@ -52,6 +55,11 @@ class Moments:
         if centred:
             found = found - self.mean()[:, :, None] * self.target()[:, None, :]
         return np.asarray(found, dtype=np.float64)
+
+    def variance(self, *, centred: bool) -> Floats:
+        """Of each target, (blocks, outputs)."""
+        found = self.tt / max(self.count, 1)
+        return np.maximum(found - self.target() ** 2, 0.0) if centred else np.asarray(found)
 
 
 def _added(total: Floats, part: Floats) -> Floats:

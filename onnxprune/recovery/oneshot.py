@@ -71,12 +71,12 @@ def one_shot(
     plan: Plan | None = None,
     *,
     criterion: str = "auto",
-    repair: bool = True,
+    repair: str = "weights",
 ) -> OneShot:
     """Chooses channels, as `wish` asks, unless `plan` does, and repairs the weights.
 
     `criterion` ranks the channels of a group: one of `criteria.BY_INPUTS` or `magnitude.CRITERIA`, or "auto", which is
-    "reconstruction". Raises PlanError, ModelError, DataError, OutputError.
+    "reconstruction"; `repair` is one of `calibration.REPAIRS`. Raises PlanError, ModelError, DataError, OutputError.
     """
     if not anatomy.groups.groups:
         raise PlanError(f"{anatomy.groups.model.where}: nothing can be pruned; onnxprune inspect says why")
@@ -86,19 +86,17 @@ def one_shot(
     settles = plan is None and criterion == "reconstruction"
     plan = _chosen(anatomy, fitting, wish, criterion) if plan is None else plan
     cut = OneShot(plan, {}, distances(anatomy, held, plan, {})).said("cut")
-    return _better(anatomy, held, cut, _repaired(anatomy, fitting, plan, settles)) if repair else cut
+    if repair == "none":
+        return cut
+    rebuilding = Rebuilding(anatomy, dict(plan.kept), settles, repair)
+    rebuilding.run(fitting)
+    return _better(anatomy, held, cut, OneShot(Plan(rebuilding.kept), rebuilding.weights))
 
 
 def _divided(batches: Batches) -> tuple[Batches, Batches, Batches]:
     """What least squares is fitted on, what is held out from everything, and what is left for distillation alone."""
     count = max(FITTED // batches.size, 1)
     return *batches[:count].split(HELD_OUT), batches[count:]
-
-
-def _repaired(anatomy: Anatomy, batches: Batches, plan: Plan, settles: bool) -> OneShot:
-    rebuilding = Rebuilding(anatomy, dict(plan.kept), settles)
-    rebuilding.run(batches)
-    return OneShot(Plan(rebuilding.kept), rebuilding.weights)
 
 
 def _chosen(anatomy: Anatomy, batches: Batches, wish: Wish | None, criterion: str) -> Plan:

@@ -33,6 +33,8 @@ class Rebuilding:
     """Channels that stay, by group, ascending."""
     settles: bool = True
     """Whether of a group that one op alone reads the op settles anew which channels stay, as many as before."""
+    repair: str = "weights"
+    """What is fitted, one of `calibration.REPAIRS` but "none"."""
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     """Initializers that are changed, whole: what goes is cut out of them later."""
 
@@ -43,7 +45,8 @@ class Rebuilding:
         """Per contraction the groups that it settles."""
         for group in self.narrowed:
             readers = self.anatomy.readers[group.name]
-            if self.settles and len(readers) == 1 and self._is_gated_once(group.name):
+            settles = self.settles and self.repair == "weights"
+            if settles and len(readers) == 1 and self._is_gated_once(group.name):
                 self.at.setdefault(readers[0][0].name, []).append(group.name)
         settled = {name for names in self.at.values() for name in names}
         self.closed = frozenset(g.name for g in self.narrowed) - settled
@@ -118,28 +121,32 @@ class Rebuilding:
         return found
 
     def _fit(self, one: Contraction, moments: Moments) -> None:
-        """Ridge regression towards the weights that it had, then the channels that it can do without best."""
-        centred = one.offset is not None
-        covariance, cross = moments.covariance(centred=centred), moments.cross(centred=centred)
         before = self.anatomy.weight(one)
-        hessian = damped(covariance, moments.count)
-        lack = cross - covariance @ before
-        names = self.at.get(one.name, [])
-        if names:
-            layer = Layer.of(hessian, before, [])
-            for block, inverse in enumerate(layer.inverse):
-                layer.weight[block] += inverse @ lack[block]
-            for name in names:
-                layer.rows = self._rows(one, name)
-                elimination = Elimination(len(layer.rows[0]), [layer])
-                elimination.down_to(self.open[name])
-                self.kept[name] = np.sort(elimination.left)
-            after = layer.weight
-        else:
-            after = before + solved(hessian, lack)
+        after = self._refitted(one, before, moments) if self.repair == "weights" else before
+        if self.repair == "statistics":
+            after = before * _rescaling(before, moments, centred=one.offset is not None)[:, None]
         if not self._put(one, after, moments):
             log.debug("%s: its least squares problem has no sound solution; it keeps its weights", one.name)
             self.weights[one.weight] = self._as_stored(one.weight, one.weights(self._cut(one, before)))
+
+    def _refitted(self, one: Contraction, before: Floats, moments: Moments) -> Floats:
+        """Ridge regression towards the weights that it had, then the channels that it can do without best."""
+        centred = one.offset is not None
+        covariance, cross = moments.covariance(centred=centred), moments.cross(centred=centred)
+        hessian = damped(covariance, moments.count)
+        lack = cross - covariance @ before
+        names = self.at.get(one.name, [])
+        if not names:
+            return np.asarray(before + solved(hessian, lack))
+        layer = Layer.of(hessian, before, [])
+        for block, inverse in enumerate(layer.inverse):
+            layer.weight[block] += inverse @ lack[block]
+        for name in names:
+            layer.rows = self._rows(one, name)
+            elimination = Elimination(len(layer.rows[0]), [layer])
+            elimination.down_to(self.open[name])
+            self.kept[name] = np.sort(elimination.left)
+        return layer.weight
 
     def _cut(self, one: Contraction, weight: Floats) -> Floats:
         """The matrix without the rows of channels that this op settled to go."""
@@ -174,6 +181,14 @@ class Rebuilding:
         missing: Floats = (moments.target() - np.einsum("br,bro->bo", moments.mean(), weight)).reshape(-1)
         old = self.anatomy.pieces.constant(offset.name).reshape(-1).astype(np.float64)
         return missing if offset.own else np.asarray(old + offset.sign * missing)
+
+
+def _rescaling(weight: Floats, moments: Moments, *, centred: bool) -> Floats:
+    """Per output channel what gives it the variance of its target, (blocks, outputs); 1 where one has none."""
+    now = np.sum(weight * (moments.covariance(centred=centred) @ weight), axis=1)
+    wanted = moments.variance(centred=centred)
+    varies = (now > 0) & (wanted > 0)
+    return np.sqrt(np.where(varies, wanted, 1.0) / np.where(varies, now, 1.0))
 
 
 def _inverse(scale: Floats) -> Floats:

@@ -139,7 +139,7 @@ def test_the_channel_that_nothing_listens_to_goes_first(criterion: str):
     proto = scaled(conv_net(), "second.weight", 3, 0)
     plan = slim(
         proto, ratio=0.95, by="channels", multiple_of=1, scope="global", criterion=criterion,
-        calibration=calibration, repair=False, distill=0,
+        calibration=calibration, repair="none", distill=0,
     ).plan  # fmt: skip
     kept = next(group["kept"] for group in plan["groups"] if group["name"] == "first")
     assert kept == [0, 1, 2, 4, 5, 6, 7]

@@ -83,9 +83,23 @@ def test_what_is_said_of_the_result_is_true_of_the_file():
     assert result.recovery["repaired"] < result.recovery["cut"]
 
 
+def test_biases_bring_back_the_means_of_outputs_and_statistics_the_variances_too():
+    proto, data = conv_net(16), {"image": images(512)}
+    told = {"ratio": 0.5, "calibration": Calibration(data), "criterion": "l2", "scope": "layer", "distill": 0}
+    before, *after = (
+        np.asarray(open_session(model).run(None, data)[0])
+        for model in (proto, *(slim(proto, repair=r, **told).model for r in ("none", "biases", "statistics")))
+    )
+    mean, spread = (
+        [float(np.abs(of(found, axis=0) - of(before, axis=0)).max()) for found in after] for of in (np.mean, np.std)
+    )
+    assert max(mean[1:]) < 0.05 * mean[0]
+    assert spread[2] < 0.2 * min(spread[:2])
+
+
 def test_without_repair_the_weights_are_those_of_the_model():
     proto = conv_net(16)
-    result = repaired(proto, {"image": images(64)}, repair=False)
+    result = repaired(proto, {"image": images(64)}, repair="none")
     assert result.recovery.keys() == {"cut"}
     plan = {entry["name"]: entry["kept"] for entry in result.plan["groups"]}
     first = plan[analysed(proto).groups[0].name]
@@ -114,13 +128,13 @@ def test_a_plan_is_kept_and_repaired_where_that_is_asked(tmp_path: Any):
     plain = slim(proto, ratio=0.5, save_plan=path)
     told = slim(proto, plan=path, calibration=Calibration(data))
     assert same_weights(told.model, plain.model) and not told.recovery
-    better = slim(proto, plan=path, calibration=Calibration(data), repair=True)
+    better = slim(proto, plan=path, calibration=Calibration(data), repair="weights")
     assert better.plan == plain.plan and better.verified.equal
     assert better.recovery["repaired"] < 0.7 * better.recovery["cut"]
 
 
-@pytest.mark.parametrize("repair", [None, True])
-def test_trained_gates_decide(repair: bool | None):
+@pytest.mark.parametrize("repair", ["auto", "biases", "weights"])
+def test_trained_gates_decide(repair: str):
     gated = gate(conv_net(16)).parts
     name = next(t.name for t in gated.light.graph.initializer if t.name.startswith(gates.PREFIX))
     latents = np.ones(16, dtype=np.float32)
@@ -130,8 +144,8 @@ def test_trained_gates_decide(repair: bool | None):
     result = slim(proto, calibration=Calibration({"image": images(128)}), repair=repair)
     entry = next(e for e in result.plan["groups"] if gates.PREFIX + e["name"] == name)
     assert entry["kept"] == np.flatnonzero(latents > 0).tolist()
-    assert bool(result.recovery) == bool(repair)
-    assert same_weights(result.model, slim(proto).model) != bool(repair)
+    assert bool(result.recovery) == (repair != "auto")
+    assert same_weights(result.model, slim(proto).model) == (repair == "auto")
 
 
 def test_what_is_to_be_kept_is_kept_whole():
