@@ -14,6 +14,10 @@ from onnxprune.apart import Apart
 from onnxprune.session import declared_inputs, fixed_batch
 from onnxprune.training.samples import Data
 
+BATCH = 32
+STEPS = 1500
+"""Where as many are left, a batch is twice as large: a sample then takes a quarter less time on a CPU."""
+
 
 def distilled(
     slim: Apart,
@@ -23,7 +27,7 @@ def distilled(
     *,
     epochs: int,
     seed: int,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     lr: float = 1e-3,
     augment: str = "crop,flip,mixup,cutmix",
     names: Collection[str] | None = None,
@@ -46,6 +50,12 @@ def distilled(
 
     fixed = fixed_batch(declared_inputs(slim.light))
     trained = None if names is None else frozenset(names)
-    recipe = Recipe(epochs, seed, fixed or batch_size, lr, augment, trained, divided=fixed is None)
+    size = fixed or batch_size or _batch_size(len(samples) * epochs)
+    recipe = Recipe(epochs, seed, size, lr, augment, trained, divided=fixed is None)
     samples, held = (replace(data, labels=None) for data in (samples, held))
     return taught(slim.whole(), dense.whole(), samples, held, recipe)
+
+
+def _batch_size(samples: int) -> int:
+    """For so many samples, each counted as often as it is learned from."""
+    return 2 * BATCH if samples >= 2 * BATCH * STEPS else BATCH
