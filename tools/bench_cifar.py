@@ -44,6 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "repaired": {"method": "finetune"},
     "unrepaired": {"method": "finetune"},
 }
+SETTINGS = ("precision", "optimizer", "lr", "schedule", "warmup", "temperature", "augment", "ema")
 
 
 @dataclass(frozen=True, order=True)
@@ -75,15 +76,13 @@ def run(row: Row, arguments: argparse.Namespace) -> None:
     resume = (folder / "run" / "config.json").exists()
     start = dense
     if row.method in ("repaired", "unrepaired"):
-        start = folder / "start.gated.onnx"
-        if not resume:
-            one_shot(row, dense, arguments.data / "train.npz", start)
+        start = one_shot(row, dense, arguments.data / "train.npz", arguments.runs)
     trained = onnxprune.train(
         start, arguments.data / "train.npz", gated, teacher=dense if start != dense else None,
         validation=arguments.data / "val.npz", progress=_progress(row), resume=resume,
         ratio=row.ratio, by="macs", multiple_of=1, epochs=row.epochs, **METHODS[row.method],
-        seed=row.seed, augment="crop,flip", precision=arguments.precision, lr=arguments.lr, ema=arguments.ema,
-        run_dir=str(folder / "run"), report_every=50,
+        seed=row.seed, run_dir=str(folder / "run"), report_every=50,
+        **{name: getattr(arguments, name) for name in SETTINGS},
     )  # fmt: skip
     proven = onnxprune.slim(gated, slim)
     result = {
@@ -96,21 +95,24 @@ def run(row: Row, arguments: argparse.Namespace) -> None:
         "max_rel_error": proven.verified.max_rel_error,
         "seconds": trained.seconds,
         "wall": time.monotonic() - began,
-        "settings": {name: getattr(arguments, name) for name in ("precision", "lr", "ema")},
+        "settings": {name: getattr(arguments, name) for name in SETTINGS},
         "machine": describe_machine("cuda" if torch.cuda.is_available() else "cpu"),
     }
     (arguments.runs / f"{row.name}.json").write_text(json.dumps(result, indent=1))
 
 
-def one_shot(row: Row, dense: Path, data: Path, start: Path) -> None:
+def one_shot(row: Row, dense: Path, data: Path, runs: Path) -> Path:
     """The gated model with the gates of a one-shot plan closed, and its weights, or the original's."""
-    plan = start.with_name("plan.json")
-    onnxprune.slim(
-        dense, start.with_name("start.onnx"), ratio=row.ratio, by="macs", multiple_of=1, seed=row.seed,
-        calibration=onnxprune.Calibration(data), save_gated=start, save_plan=plan,
-    )  # fmt: skip
-    if row.method == "unrepaired":
-        onnxprune.gate(dense, start, plan=plan)
+    folder = runs / f"{row.net}-{row.ratio}-one-shot-{row.seed}"
+    repaired, unrepaired, plan = (folder / n for n in ("repaired.gated.onnx", "unrepaired.gated.onnx", "plan.json"))
+    if not unrepaired.exists():
+        folder.mkdir(exist_ok=True)
+        onnxprune.slim(
+            dense, folder / "repaired.onnx", ratio=row.ratio, by="macs", multiple_of=1, seed=row.seed,
+            calibration=onnxprune.Calibration(data), save_gated=repaired, save_plan=plan,
+        )  # fmt: skip
+        onnxprune.gate(dense, unrepaired, plan=plan)
+    return {"repaired": repaired, "unrepaired": unrepaired}[row.method]
 
 
 def _progress(row: Row) -> onnxprune.training.settings.Report:
@@ -157,7 +159,12 @@ def main() -> None:
     parser.add_argument("--row", action="append", default=[])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--lr", type=float, default=0.03)
+    parser.add_argument("--optimizer", default="sgd")
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--schedule", default="cosine")
+    parser.add_argument("--warmup", type=float, default=0.0)
+    parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--augment", default="crop,flip")
     parser.add_argument("--ema", type=float, default=0.0)
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Metrics of a model, and its BatchNorm statistics, over batches."""
+"""Metrics of a model over batches."""
 
 from collections.abc import Iterable
 from typing import Any, TypeAlias
@@ -9,7 +9,6 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from onnxprune.errors import TrainingError
-from onnxprune.to_torch.ops.norm import BatchNormalization
 from onnxprune.to_torch.source import ALSO
 from onnxprune.training.batches import Batch
 from onnxprune.training.tasks import Metrics, Outputs, Sums, Task
@@ -65,25 +64,3 @@ def added(parts: Iterable[Sums]) -> Sums:
         for name, value in part.items():
             totals[name] = totals[name] + value if name in totals else value
     return totals
-
-
-@torch.no_grad()
-def remeasure(module: nn.Module, batches: Iterable[Batch]) -> None:
-    """Replace all running statistics by those of `batches`, equally weighted.
-
-    The running averages lag behind gates that closed: with a momentum of 0.9 by some ten steps, with 0.99
-    by hundreds. Accuracy at the freeze rose from 22 to 68, 51 to 76 and 71 to 79 % with this (ResNet-20,
-    CIFAR-10).
-    """
-    norms = [child for child in module.modules() if isinstance(child, BatchNormalization)]
-    if not norms:
-        return
-    momenta, training = [norm.momentum for norm in norms], module.training
-    module.train()
-    for count, batch in enumerate(batches, 1):
-        for norm in norms:
-            norm.momentum = 1 - 1 / count  # ONNX's: what stays of the running value
-        module(*batch.inputs)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    module.train(training)

@@ -20,7 +20,7 @@ from onnxprune.training.batches import Batch
 from onnxprune.training.budget import Budget, Costs
 from onnxprune.training.clock import Clock
 from onnxprune.training.data import Data
-from onnxprune.training.evaluate import evaluate, outputs_of, remeasure
+from onnxprune.training.evaluate import evaluate, outputs_of
 from onnxprune.training.features import Features
 from onnxprune.training.feed import Feed
 from onnxprune.training.gating import Gating, method_of
@@ -31,6 +31,7 @@ from onnxprune.training.processes import accelerator_for, average, synchronise
 from onnxprune.training.reporting import Reporter
 from onnxprune.training.run_folder import RunFolder
 from onnxprune.training.settings import Outcome, Ranking, Report, Settings
+from onnxprune.training.statistics import settle
 from onnxprune.training.stepping import Stepper
 from onnxprune.training.student import Student
 from onnxprune.training.task_choice import classes_of, task_for
@@ -233,10 +234,18 @@ class Training:
         """The gates are frozen: the module that trains on, and BatchNorm statistics that know them."""
         self.student.frozen(self.feed.few())
         count, size, seed = self.settings.remeasure_batches, self.settings.batch_size, self.settings.seed
-        remeasure(self.student.module, self.feed.data.sampled(count, size, seed))
+        stays = settle(self.student.module, list(self.feed.data.sampled(count, size, seed)), self._loss)
+        log.info(
+            "BatchNorm statistics measured anew; the model computes %s", "what it did" if stays else "by them"
+        )
         if self.student.average is not None:
             self.student.average.copy(self.student.module)
         log.info("gates frozen after step %d, %.4f kept", self.step, self.gating.reached)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """As in a step, without autocast and what the method adds."""
+        wanted = outputs_of(self.teacher, batch) if self.task.taught else None
+        return self.task.loss(outputs_of(self.student.module, batch), batch, wanted)
 
     def _ranked(self) -> bool:
         """Whether the gates start at ranks, rather than as the file has them."""
