@@ -28,7 +28,7 @@ import onnx
 
 from onnxprune.training.budget import Costs
 from onnxprune.training.data import Data
-from onnxprune.training.settings import Outcome, Progress, Ranking, Report, Settings
+from onnxprune.training.settings import Outcome, Progress, Ranker, Report, Settings
 
 __all__ = ["Costs", "Data", "Outcome", "Progress", "Report", "Settings", "train"]
 
@@ -41,7 +41,7 @@ def train(
     *,
     validation: Data | None = None,
     teacher: onnx.ModelProto | None = None,
-    ranking: Ranking | None = None,
+    ranking: Ranker | None = None,
     progress: Report | None = None,
     context: Mapping[str, Any] | None = None,
     resume: bool = False,

@@ -30,7 +30,7 @@ from onnxprune.training.own_task import own_task
 from onnxprune.training.processes import accelerator_for, average, synchronise
 from onnxprune.training.reporting import Reporter
 from onnxprune.training.run_folder import RunFolder
-from onnxprune.training.settings import Outcome, Ranking, Report, Settings
+from onnxprune.training.settings import Outcome, Ranker, Report, Settings
 from onnxprune.training.statistics import settle
 from onnxprune.training.stepping import Stepper
 from onnxprune.training.student import Student
@@ -49,7 +49,7 @@ def run(
     *,
     validation: Data | None,
     teacher: onnx.ModelProto | None,
-    ranking: Ranking | None,
+    ranking: Ranker | None,
     progress: Report | None,
     context: Mapping[str, Any] | None,
     resume: bool,
@@ -118,7 +118,7 @@ class Training:
         self.step, self.seconds = 0, 0.0
 
     def begin(
-        self, context: Mapping[str, Any] | None, folder: RunFolder | None, ranking: Ranking | None
+        self, context: Mapping[str, Any] | None, folder: RunFolder | None, ranking: Ranker | None
     ) -> None:
         """Everything before the first step: the original's metrics, and where the gates start."""
         settings, began = self.settings, time.monotonic()

@@ -183,7 +183,7 @@ class Progress:
 
 
 Report: TypeAlias = Callable[[Progress], None]
-Ranking: TypeAlias = Callable[[Data], NDArray[np.float64]]
+Ranker: TypeAlias = Callable[[Data], NDArray[np.float64]]
 """The importance of every gate, shape (gates,), told from the samples that are trained on."""
 
 
