@@ -97,6 +97,11 @@ def test_biases_bring_back_the_means_of_outputs_and_statistics_the_variances_too
     assert spread[2] < 0.2 * min(spread[:2])
 
 
+def test_a_repair_that_is_none_is_named():
+    with pytest.raises(PlanError, match="repair 'bias' is unknown; choose one of auto, weights, statistics, biases"):
+        slim(conv_net(16), ratio=0.5, calibration=Calibration({"image": images(64)}), repair="bias")
+
+
 def test_without_repair_the_weights_are_those_of_the_model():
     proto = conv_net(16)
     result = repaired(proto, {"image": images(64)}, repair="none")
