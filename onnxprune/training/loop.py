@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -234,7 +234,8 @@ class Training:
         """The gates are frozen: the module that trains on, and BatchNorm statistics that know them."""
         self.student.frozen(self.feed.few())
         count, size, seed = self.settings.remeasure_batches, self.settings.batch_size, self.settings.seed
-        stays = settle(self.student.module, list(self.feed.data.sampled(count, size, seed)), self._loss)
+        batches = partial(self.feed.data.sampled, count, size, seed)
+        stays = settle(self.student.module, batches, self._loss)
         log.info(
             "BatchNorm statistics measured anew; the model computes %s", "what it did" if stays else "by them"
         )

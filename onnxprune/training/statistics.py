@@ -5,7 +5,7 @@ closed, since the running averages lag behind, and where weights were fitted wit
 `slim --data`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -18,22 +18,21 @@ Loss = Callable[[Batch], Tensor]
 
 
 @torch.no_grad()
-def settle(module: nn.Module, batches: Sequence[Batch], loss: Loss) -> bool:
-    """Replaces all running statistics by those of `batches`, and returns whether the module computes what it did.
-
-    It does, scales and shifts making up for other statistics, where the loss is lower so.
+def settle(module: nn.Module, batches: Callable[[], Iterable[Batch]], loss: Loss) -> bool:
+    """Replaces all running statistics by those of `batches()`, the same at each call, and returns whether the module
+    computes what it did: scales and shifts make up for other statistics where the loss is lower so.
     """
     if not _norms(module):
         return True
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    training, stays = module.training, _mean(module, batches, loss)
-    remeasure(module, batches)
-    if _mean(module, batches, loss) < stays:
+    training, stays = module.training, _mean(module, batches(), loss)
+    remeasure(module, batches())
+    if _mean(module, batches(), loss) < stays:
         module.train(training)
         return False
     for name, tensor in module.state_dict().items():
         tensor.copy_(before[name])
-    restate(module.eval(), batches)
+    restate(module.eval(), batches())
     module.train(training)
     return True
 
@@ -121,7 +120,7 @@ def _norms(module: nn.Module) -> list[BatchNormalization]:
     return [child for child in module.modules() if isinstance(child, BatchNormalization)]
 
 
-def _mean(module: nn.Module, batches: Sequence[Batch], loss: Loss) -> float:
+def _mean(module: nn.Module, batches: Iterable[Batch], loss: Loss) -> float:
     """Of the loss, in eval mode."""
     module.eval()
     return float(torch.stack([loss(batch) for batch in batches]).mean())
