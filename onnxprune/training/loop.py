@@ -244,9 +244,11 @@ class Training:
         log.info("gates frozen after step %d, %.4f kept", self.step, self.gating.reached)
 
     def _loss(self, batch: Batch) -> Tensor:
-        """As in a step, without autocast and what the method adds."""
+        """As in a step, without autocast and what the method adds; the same for all processes."""
         wanted = outputs_of(self.teacher, batch) if self.task.taught else None
-        return self.task.loss(outputs_of(self.student.module, batch), batch, wanted)
+        loss = self.task.loss(outputs_of(self.student.module, batch), batch, wanted)
+        average(self.accelerator, [loss])
+        return loss
 
     def _ranked(self) -> bool:
         """Whether the gates start at ranks, rather than as the file has them."""
