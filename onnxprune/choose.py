@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from onnxprune.branches import droppable
-from onnxprune.cost import BY, CostModel
+from onnxprune.cost import BY, LATENCY, CostModel
 from onnxprune.errors import PlanError
 from onnxprune.groups import Group, Groups
 from onnxprune.plan import Plan
@@ -43,8 +43,8 @@ class Wish:
             raise PlanError(
                 f"ratio {self.ratio} is not in (0, 1]; it is the fraction that is kept, such as 0.5"
             )
-        if self.by not in BY:
-            raise PlanError(f"by '{self.by}' is unknown; choose one of {', '.join(BY)}")
+        if self.by not in (*BY, LATENCY):
+            raise PlanError(f"by '{self.by}' is unknown; choose one of {', '.join((*BY, LATENCY))}")
         if self.scope not in SCOPES:
             raise PlanError(f"scope '{self.scope}' is unknown; choose one of {', '.join(SCOPES)}")
         if self.drop_branches and self.scope == "layer":
@@ -136,7 +136,7 @@ def choose(groups: Groups, costs: CostModel, scores: Mapping[str, np.ndarray], w
         reached = float(costs.fraction(wish.by, counts))
         if abs(reached - target) <= CLOSE:
             break
-    if abs(reached - target) > 2 * CLOSE:
+    if abs(reached - target) > 2 * CLOSE and wish.by != LATENCY:
         _warn(target, reached, wish)
     kept = {
         group.name: np.sort(np.argsort(-scores[group.name], kind="stable")[:count])

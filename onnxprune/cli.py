@@ -213,7 +213,7 @@ def train(
 @main.command()
 @click.argument("model", type=PATH, required=False)
 @click.option("--ratio", type=float, help="The fraction to keep.")
-@options.by
+@options.timed
 @click.option(
     "--criterion",
     default="auto",
@@ -257,6 +257,9 @@ def slim(
     model: Path | None,
     ratio: float | None,
     by: str,
+    provider: str,
+    threads: int | None,
+    batch: int | None,
     criterion: str,
     keep: tuple[str, ...],
     only: tuple[str, ...],
@@ -294,6 +297,7 @@ def slim(
         multiple_of=multiple(multiple_of),
         min_channels=min_channels, scope=scope, drop_branches=drop_branches, plan=plan,
         calibration=None if data is None else Calibration(data, pixels, samples), repair=repair, distill=distill,
+        provider=provider, threads=threads, batch=batch,
         save_plan=save_plan, save_gated=save_gated, force=force, seed=seed,
     )  # fmt: skip
     _print(result, as_json, display.slimmed)

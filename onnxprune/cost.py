@@ -4,7 +4,7 @@ costs = CostModel(groups)
 costs.fraction("macs", [size // 2 for size in costs.sizes])
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -20,6 +20,8 @@ from onnxprune.reading import operand
 from onnxprune.weights import is_weight
 
 BY = ("channels", "params", "macs")
+LATENCY = "latency"
+"""What no count says: `latency.Timed` does."""
 
 Form = tuple[tuple[float, tuple[int, ...]], ...]
 """How many entries an axis has: the sum of coefficient * product of the open fractions of these groups."""
@@ -45,8 +47,7 @@ class CostModel:
             "macs": list(_products(groups)),
         }
         self._terms: dict[str, list[Term]] = {
-            by: [(factor, tuple(self._form(labels) for labels in axes)) for factor, axes in products]
-            for by, products in self._axes.items()
+            by: self._as_terms(products) for by, products in self._axes.items()
         }
         self._channels = _channels(groups)
         self._terms["channels"] = [(1.0, (self._counted(self._channels),))]
@@ -59,21 +60,11 @@ class CostModel:
 
     def count(self, by: str, open: Sequence[Any]) -> Any:  # noqa: A002 - the field's word for it
         """Channels, parameters or MACs (of one sample) with `open[g]` channels of group g open."""
-        fractions = [n * (1.0 / size) for n, size in zip(open, self.sizes, strict=True)]
-        lengths: dict[Form, Any] = {}
-        total: Any = 0.0
-        for factor, forms in self._terms[by]:
-            product: Any = factor
-            for form in forms:
-                if form not in lengths:
-                    lengths[form] = sum(c * prod(fractions[g] for g in groups) for c, groups in form)
-                product = product * lengths[form]
-            total = total + product
-        return total
+        return Lengths(self, open).total(self._terms[by])
 
     def fraction(self, by: str, open: Sequence[Any]) -> Any:  # noqa: A002
         """`count` as a fraction of the whole model's."""
-        return self.count(by, open) * (1.0 / max(self.total[by], 1.0))
+        return self.count(by, open) * (1.0 / (self.total[by] or 1.0))
 
     def unit_costs(self, by: str, open: Sequence[Any]) -> np.ndarray:  # noqa: A002
         """Per group, what one more closed channel saves, shape (groups,), in units of `count`."""
@@ -124,6 +115,9 @@ class CostModel:
             spread[list(follows)] += spread[atom]
         return np.minimum(spread / max(self.total[by], 1.0), 1.0)
 
+    def _as_terms(self, products: Iterable[tuple[float, list[Labels]]]) -> list[Term]:
+        return [(factor, tuple(self._form(labels) for labels in axes)) for factor, axes in products]
+
     def _form(self, labels: Labels) -> Form:
         """Counts the labels of an axis by what decides over them."""
         atoms = self.groups.atoms.of[labels]
@@ -154,6 +148,26 @@ class CostModel:
         }
 
 
+class Lengths:
+    """How long axes are with so many channels open; each form is counted once."""
+
+    def __init__(self, costs: CostModel, open: Sequence[Any]) -> None:  # noqa: A002
+        self.fractions = [n * (1.0 / size) for n, size in zip(open, costs.sizes, strict=True)]
+        self.known: dict[Form, Any] = {}
+
+    def total(self, terms: Iterable[Term]) -> Any:
+        """The sum of these terms."""
+        total: Any = 0.0
+        for factor, forms in terms:
+            product: Any = factor
+            for form in forms:
+                if form not in self.known:
+                    self.known[form] = sum(c * prod(self.fractions[g] for g in groups) for c, groups in form)
+                product = product * self.known[form]
+            total = total + product
+        return total
+
+
 def _channels(groups: Groups) -> Labels:
     """The atoms that count as channels: those of a grid in place of its factors, such as every dim of every head."""
     decided = {sources: atom for atom in groups.atoms.derived if (sources := tuple(groups.deciding(atom)))}
@@ -171,20 +185,25 @@ def _weights(groups: Groups) -> Any:
             yield float(plain), [labels for labels in axes if labels is not None]
 
 
-def _products(groups: Groups) -> Any:
-    """Every op that multiplies and adds, as (its unlabelled sizes, its labelled axes), of one sample."""
-    for number, links in enumerate(groups.links):
-        if links is None or links.macs is None:
-            continue
-        for places in (links.macs, *links.more_macs):
-            factor, axes = 1.0 / groups.shapes.batch, []
-            for place in places:
-                labels = None if isinstance(place, int) else groups.place(number, place)
-                if labels is not None:
-                    axes.append(labels)
-                else:
-                    factor *= _size(groups, number, place)
-            yield factor, axes
+def _products(groups: Groups) -> Iterator[tuple[float, list[Labels]]]:
+    for number in range(len(groups.nodes)):
+        yield from multiplied(groups, number)
+
+
+def multiplied(groups: Groups, number: int) -> Iterator[tuple[float, list[Labels]]]:
+    """What an op multiplies and adds, as (its unlabelled sizes, its labelled axes), of one sample."""
+    links = groups.links[number]
+    if links is None or links.macs is None:
+        return
+    for places in (links.macs, *links.more_macs):
+        factor, axes = 1.0 / groups.shapes.batch, []
+        for place in places:
+            labels = None if isinstance(place, int) else groups.place(number, place)
+            if labels is not None:
+                axes.append(labels)
+            else:
+                factor *= _size(groups, number, place)
+        yield factor, axes
 
 
 def _size(groups: Groups, number: int, place: Place | int) -> int:

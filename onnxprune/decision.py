@@ -13,10 +13,11 @@ from onnxprune import model as files
 from onnxprune import plan as plans
 from onnxprune.apart import Apart
 from onnxprune.calibration import REPAIRS, Calibration
-from onnxprune.choose import Wish, choose
-from onnxprune.cost import CostModel
+from onnxprune.choose import Wish
+from onnxprune.cost import LATENCY, CostModel
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.groups import Groups
+from onnxprune.latency import Setting, Timed, choose
 from onnxprune.methods.magnitude import magnitude
 from onnxprune.plan import Plan
 from onnxprune.proving import CLOSED, OPEN, Decided
@@ -48,7 +49,9 @@ class Decision:
         criterion: str,
         plan: str | Path | None,
         fitting: Fitting | None = None,
+        setting: Setting | None = None,
     ) -> None:
+        self.setting = setting or Setting()
         self.wish, self.criterion, self.path, self.fitting = wish, criterion, plan, fitting
         self.plain = not gates.is_gated(source)
         self.trained = _trained(source)
@@ -59,7 +62,7 @@ class Decision:
                 f"{source.where}: no gate is closed; say how much to keep with --ratio, or give a --plan"
             )
         self.found: dict[tuple[str, ...], OneShot] = {}
-        """What one shot found, by the groups that there were."""
+        """What was found, by the groups that there were."""
 
     @property
     def recovery(self) -> Mapping[str, float]:
@@ -85,20 +88,20 @@ class Decision:
 
     def __call__(self, groups: Groups, parts: Apart) -> Decided:
         """The plan, and the weights that go with it; `parts` are the model without gates."""
-        ranked = self.path is None and not self.by_gates and not self.closed
-        fitting = self.fitting
-        if fitting is None or not (ranked or fitting.repair in REPAIRS[:-1] or fitting.distill):
-            return Decided(self._plan(groups))
         known = tuple(group.name for group in groups)
         if known not in self.found:
-            self.found[known] = self._one_shot(groups, parts, fitting, ranked)
+            self.found[known] = self._find(groups, parts)
         return Decided(self.found[known].plan, self.found[known].weights)
 
-    def _one_shot(self, groups: Groups, parts: Apart, fitting: Fitting, ranked: bool) -> OneShot:
-        plan = None if ranked else self._plan(groups)
+    def _find(self, groups: Groups, parts: Apart) -> OneShot:
+        ranked, fitting = self.path is None and not self.by_gates and not self.closed, self.fitting
+        if fitting is None or not (ranked or fitting.repair in REPAIRS[:-1] or fitting.distill):
+            return OneShot(self._plan(groups, parts))
+        plan = None if ranked else self._plan(groups, parts)
         batches = fitting.calibration.draw(parts.light, fitting.seed)
         frozen = {group.name: "frozen by the check" for group in groups.frozen_by_check}
         anatomy = Anatomy.of(parts, frozen, fitting.seed)
+        anatomy.costs = self._costs(anatomy.groups, parts)
         repair = fitting.repair
         if repair == "auto":
             repair = "weights" if ranked else "none"
@@ -108,7 +111,11 @@ class Decision:
             return taught_if_it_can_be(found, parts, anatomy, batches)
         return taught(found, parts, anatomy, batches, wanted) if wanted else found
 
-    def _plan(self, groups: Groups) -> Plan:
+    def _costs(self, groups: Groups, parts: Apart) -> CostModel:
+        timed = self.wish is not None and self.wish.by == LATENCY and self.path is None
+        return Timed.of(groups, parts, self.setting) if timed else CostModel(groups)
+
+    def _plan(self, groups: Groups, parts: Apart) -> Plan:
         if self.path is not None:
             return plans.load(self.path, groups)
         unknown = (
@@ -130,9 +137,9 @@ class Decision:
                 "the model was not trained for this ratio: channels are ranked by the weights of its gates"
             )
             wish = Wish(**{**self.wish.__dict__, "scope": "global"})
-            return choose(groups, CostModel(groups), _ranks(groups, self.latents), wish)
+            return choose(groups, self._costs(groups, parts), _ranks(groups, self.latents), wish)
         criterion = "l2" if self.criterion == "auto" else self.criterion
-        return choose(groups, CostModel(groups), magnitude(groups, criterion), self.wish)
+        return choose(groups, self._costs(groups, parts), magnitude(groups, criterion), self.wish)
 
 
 def _ranks(groups: Groups, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -35,6 +35,13 @@ provider = click.option(
 )
 by = click.option("--by", type=click.Choice(["channels", "params", "macs"]), default="channels", show_default=True,
                    help="What the ratio counts.")  # fmt: skip
+timed = options(
+    click.option("--by", type=click.Choice(["channels", "params", "macs", "latency"]), default="channels",
+                 show_default=True, help="What the ratio counts; latency is measured in onnxruntime on this machine."),
+    provider,
+    click.option("--threads", type=int, help="Inside an op, for --by latency (default: onnxruntime's choice)."),
+    click.option("--batch", type=int, help="Samples a run, for --by latency (default: 1, or what the model takes)."),
+)  # fmt: skip
 pixels = options(
     click.option("--mean", help="Per channel, of 0..1 pixels, such as .485,.456,.406 (default: ImageNet's)."),
     click.option("--std", help="As --mean: the standard deviations."),

@@ -37,13 +37,15 @@ def open_session(
     optimize: bool = True,
     exact: bool = False,
     lean: bool = False,
+    profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """An onnxruntime session that runs on `provider` and nowhere else in silence.
 
     A path's external data is read from beside it. `threads` are the threads inside one op (None:
     onnxruntime's own choice, one per physical core); ops run one after another. `optimize=False` switches
     graph optimizations off; `exact` forbids TF32 on CUDA, whose products keep only 10 bits of each factor; `lean`
-    keeps no second copy of the weights that is laid out for speed, which suits a few runs.
+    keeps no second copy of the weights that is laid out for speed, which suits a few runs. `profile` begins the name of
+    a file that `end_profiling` writes.
 
     Raises ProviderError where the provider cannot be had, ModelError where onnxruntime refuses the model.
     """
@@ -53,6 +55,8 @@ def open_session(
             f"{threads} threads cannot run a model: give 1 or more, or leave it to onnxruntime"
         )
     options = _session_options(threads, optimize, lean)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     source, values = _source(model, options)
     providers: list[Any] = [(execution, {"use_tf32": "0"} if exact and provider == "cuda" else {})]
     if provider != "cpu":

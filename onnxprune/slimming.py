@@ -15,10 +15,12 @@ from onnxprune.apart import Apart
 from onnxprune.calibration import REPAIRS, Calibration
 from onnxprune.choose import SCOPES, Wish
 from onnxprune.compare.recording import Feed
+from onnxprune.cost import LATENCY
 from onnxprune.decision import Decision, Fitting
 from onnxprune.errors import LawError, ModelError, PlanError
 from onnxprune.garbage import uncollected
 from onnxprune.groups import find
+from onnxprune.latency import Setting, fraction_of
 from onnxprune.proving import Attempts, ModelLike, differs
 from onnxprune.recovery.criteria import BY_INPUTS
 from onnxprune.verify import Verification, verify
@@ -55,7 +57,7 @@ class Slimmed:
     asked: float | None
     by: str
     kept: Mapping[str, float]
-    """Fractions of the original's channels, params, macs and bytes."""
+    """Fractions of the original's channels, params, macs and bytes; of its latency where that was asked for."""
     verified: Verification
     seconds: float
     """Analysis and rewriting; loading, checking and saving apart."""
@@ -135,6 +137,9 @@ def slim(
     calibration: Calibration | None = None,
     repair: str = "auto",
     distill: int | None = None,
+    provider: str = "cpu",
+    threads: int | None = None,
+    batch: int | None = None,
     feeds: Callable[[onnx.ModelProto], Iterator[Feed]] | None = None,
     save_plan: str | Path | None = None,
     save_gated: str | Path | None = None,
@@ -149,6 +154,8 @@ def slim(
     up for those that go, then trained for `distill` epochs with the original as the teacher. `repair` is one of
     `calibration.REPAIRS`; "auto" is "weights" where channels are chosen here, "none" where a plan or trained gates
     decide. `distill` None trains where something chosen here is repaired.
+    `by` "latency" is what onnxruntime takes on this machine with this `provider`, `threads` and `batch`: plans are
+    timed beside the original until one is as fast as asked.
     `feeds`: inputs to prove it on (by name), given the model; those of the calibration, else random ones, unless given.
     A group for which the proof fails is frozen and named in `frozen`; what comes back is exact.
     `drop_branches`: branches that a residual goes past may go altogether, which takes another scope than "layer"; None
@@ -176,7 +183,8 @@ def slim(
             )
         if criterion in BY_INPUTS:
             raise PlanError(f"criterion '{criterion}' ranks by inputs; give some with --data")
-    decide = Decision(source, wish, criterion, plan, fitting)
+    setting = Setting(provider, threads, batch)
+    decide = Decision(source, wish, criterion, plan, fitting, setting)
     if feeds is None and calibration is not None:
         feeds = calibration.feeds
     attempts = Attempts(model, source, decide, decide.original_is, feeds, seed)
@@ -190,6 +198,8 @@ def slim(
         size = files.save(done.slim, output, force=force)
     original = attempts.parts.size
     kept = {**done.kept, "bytes": size / original if original else 1.0}
+    if wish is not None and wish.by == LATENCY:
+        kept[LATENCY] = fraction_of(attempts.parts, done.slim, setting)
     asked = ratio if ratio is not None else decide.trained_ratio
     return Slimmed(
         done.slim, done.gated, str(output) if output else None, asked, decide.by(by), kept, done.verified,

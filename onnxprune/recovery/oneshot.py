@@ -15,10 +15,11 @@ from onnxprune import model as files
 from onnxprune import rewrite
 from onnxprune.apart import Apart
 from onnxprune.calibration import Batches
-from onnxprune.choose import Wish, choose, protected
+from onnxprune.choose import Wish, protected
 from onnxprune.errors import OnnxpruneError, PlanError
 from onnxprune.gates import PREFIX
 from onnxprune.groups import find
+from onnxprune.latency import choose
 from onnxprune.plan import Plan
 from onnxprune.proving import put
 from onnxprune.recovery import allocation
