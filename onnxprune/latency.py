@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -28,11 +29,12 @@ from onnxprune.cost import LATENCY, CostModel, Lengths, Term, multiplied
 from onnxprune.groups import Groups, find
 from onnxprune.plan import Plan
 from onnxprune.profiling import Kernel, kernel_times
+from onnxprune.settle import WIDTHS as STEPS
 
 log = logging.getLogger(__name__)
 
-WIDTHS = (0.75, 0.5, 0.25, 0.125)
-"""Fractions of the channels that the model is timed at, beside all."""
+WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.125)
+"""Fractions of the channels that the model is timed at."""
 SECONDS = 2.0
 """What timing a plan beside the original takes."""
 ROUNDS = 6
@@ -106,12 +108,9 @@ class Timed(CostModel):
             rewrite.apply(find(model, frozen), plan)
             return files.export(model)
 
-        costs, plans = CostModel(groups), [Plan({})]
-        order = {group.name: -np.arange(group.size, dtype=np.float64) for group in groups}
-        plans += [plain.choose(groups, costs, order, Wish(width, scope="layer")) for width in WIDTHS]
-        profiles = kernel_times(
-            [cut(plan) for plan in plans], setting.provider, threads=setting.threads, batch=setting.batch
-        )
+        plans = [Plan({group.name: _first(group.size, width) for group in groups}) for width in WIDTHS]
+        models = [cut(plan) for plan in plans]
+        profiles = kernel_times(models, setting.provider, threads=setting.threads, batch=setting.batch)
         return Timed(groups, [plan.counts(groups) for plan in plans], profiles, cut, setting)
 
     def count(self, by: str, open: Sequence[float]) -> float:  # noqa: A002
@@ -154,11 +153,11 @@ class Timed(CostModel):
             number = made.get(first.name, -1) if first is not None else -1
         return number
 
-    @property
+    @cached_property
     def _named(self) -> dict[str, int]:
         return {node.name: number for number, node in enumerate(self.groups.nodes)}
 
-    @property
+    @cached_property
     def _made(self) -> dict[str, int]:
         """By tensor the op that makes it."""
         return {
@@ -185,6 +184,13 @@ def fraction_of(original: Apart, slim: Apart, setting: Setting) -> float:
         seconds=SECONDS, memory=False,
     )  # fmt: skip
     return 1 / result.speedup[0].ratio
+
+
+def _first(size: int, width: float) -> np.ndarray:
+    """The first channels of a group, about this fraction: as many as kernels like."""
+    wanted = max(width * size, 1.0)
+    step = next(step for step in STEPS if step <= wanted)
+    return np.arange(min(round(wanted / step) * step, size))
 
 
 class _Tried(NamedTuple):
