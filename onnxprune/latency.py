@@ -26,6 +26,7 @@ from onnxprune.apart import Apart
 from onnxprune.bench import bench
 from onnxprune.choose import CLOSE, Wish
 from onnxprune.cost import LATENCY, CostModel, Lengths, Term, multiplied
+from onnxprune.errors import PlanError
 from onnxprune.groups import Groups, find
 from onnxprune.plan import Plan
 from onnxprune.profiling import Kernel, kernel_times
@@ -53,6 +54,10 @@ class Setting:
     provider: str = "cpu"
     threads: int | None = None
     batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise PlanError(f"batch {self.batch} is none to time; give 1 or more")
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,8 @@ def slim(
         feeds = calibration.feeds
     attempts = Attempts(model, source, decide, decide.original_is, feeds, seed)
     done = attempts.exact()
+    timed = wish is not None and wish.by == LATENCY
+    latency = {LATENCY: fraction_of(attempts.parts, done.slim, setting)} if timed else {}
     size = done.slim.size
     if save_plan is not None:
         files.write_text(save_plan, done.plan_json, force=force)
@@ -197,9 +199,7 @@ def slim(
     if output is not None:
         size = files.save(done.slim, output, force=force)
     original = attempts.parts.size
-    kept = {**done.kept, "bytes": size / original if original else 1.0}
-    if wish is not None and wish.by == LATENCY:
-        kept[LATENCY] = fraction_of(attempts.parts, done.slim, setting)
+    kept = {**done.kept, "bytes": size / original if original else 1.0, **latency}
     asked = ratio if ratio is not None else decide.trained_ratio
     return Slimmed(
         done.slim, done.gated, str(output) if output else None, asked, decide.by(by), kept, done.verified,

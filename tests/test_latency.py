@@ -186,5 +186,7 @@ def test_it_is_typed_as_any_other_count(tmp_path: Path, monkeypatch: pytest.Monk
 def test_where_it_cannot_be_measured_it_says_so():
     with pytest.raises(ProviderError, match="unknown provider 'npu'"):
         slim(conv_net(32), **told(provider="npu"))
+    with pytest.raises(PlanError, match="batch 0 is none to time"):
+        slim(conv_net(32), **told(batch=0))
     with pytest.raises(PlanError, match="by 'speed' is unknown; choose one of channels, params, macs, latency"):
         slim(conv_net(32), **told(by="speed"))
