@@ -287,7 +287,7 @@ def test_it_is_shorter_for_large_models_and_not_begun_for_the_largest():
 # ---- what cannot be asked
 
 
-@pytest.mark.parametrize("options", [{"repair": True}, {"scope": "sensitivity"}, {"distill": 1}])
+@pytest.mark.parametrize("options", [{"repair": "statistics"}, {"scope": "sensitivity"}, {"distill": 1}])
 def test_what_takes_inputs_says_so(options: dict[str, Any]):
     with pytest.raises(PlanError, match="--data"):
         slim(conv_net(), ratio=0.5, **options)
