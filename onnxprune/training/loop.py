@@ -234,6 +234,7 @@ class Training:
         """The gates are frozen: the module that trains on, and BatchNorm statistics that know them."""
         self.student.frozen(self.feed.few())
         count, size, seed = self.settings.remeasure_batches, self.settings.batch_size, self.settings.seed
+        count *= self.accelerator.num_processes  # the samples that one process would take
         batches = partial(self.feed.data.sampled, count, size, seed)
         stays = settle(self.student.module, batches, self._loss)
         log.info(
