@@ -36,8 +36,8 @@ def predicted(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     return guesses
 
 
-def confusion(model: Path | onnx.ModelProto, data: Path) -> np.ndarray:
-    """How often label i was taken for class j: int64 (classes, classes); what is labelled -1 is left out."""
+def classified(model: Path | onnx.ModelProto, data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and guesses, each (n,), of the images, pixels or tokens; what is labelled -1 is left out."""
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
     session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
@@ -50,14 +50,20 @@ def confusion(model: Path | onnx.ModelProto, data: Path) -> np.ndarray:
         guesses, labels = predicted(scores, y[part]).ravel(), y[part].ravel()
         pairs.append(np.stack([labels, guesses])[:, labels != IGNORED])
     labels, guesses = np.concatenate(pairs, 1)
+    return labels, guesses
+
+
+def confusion(model: Path | onnx.ModelProto, data: Path) -> np.ndarray:
+    """How often label i was taken for class j: int64 (classes, classes)."""
+    labels, guesses = classified(model, data)
     classes = int(max(labels.max(), guesses.max())) + 1
     return np.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
 
 
 def accuracy(model: Path | onnx.ModelProto, data: Path) -> float:
     """Share of the images, pixels or tokens whose largest score is their label's."""
-    counts = confusion(model, data)
-    return float(np.trace(counts) / counts.sum())
+    labels, guesses = classified(model, data)
+    return float((guesses == labels).mean())
 
 
 def mean_iou(counts: np.ndarray) -> float:

@@ -7,7 +7,8 @@ NETS holds the networks of models/ as NAME.onnx; DATA their inputs, as the recip
 NAME_calibration.npz and NAME_test.npz, for the CIFAR-10 ResNets train.npz and test.npz. A way is
 SCOPE:CRITERION:RECOVERY (`cut`, `biases`, `statistics`, `repair` or `distill`) or PEER:CRITERION
 (tools/oneshot/peers.py). Each seed draws its own calibration inputs. What is measured is appended to the results, and
-what stands there is not measured again; the table tells the mean over the seeds.
+what stands there is not measured again; the table tells the mean over the seeds. "Agrees" is the share of the test
+inputs (pixels, tokens) that the pruned network takes for what the original does, right or wrong.
 """
 
 import argparse
@@ -71,19 +72,25 @@ def measured(args: argparse.Namespace, net: str, ratio: float, way: str, seed: i
     if made is not None:
         whole, left = onnxprune.inspect(path), onnxprune.inspect(made)
         result |= {by: getattr(left, by) / getattr(whole, by) for by in ("macs", "params")}
-        result |= {"dense": evaluate.accuracy(path, test), "accuracy": evaluate.accuracy(made, test)}
+        (labels, original), (_, guesses) = evaluate.classified(path, test), evaluate.classified(made, test)
+        result["dense"] = float((original == labels).mean())
+        result["accuracy"] = float((guesses == labels).mean())
+        result["agreement"] = float((guesses == original).mean())
     return result
 
 
 def by_us(
     args: argparse.Namespace, path: Path, inputs: dict[str, np.ndarray], ratio: float, way: str, seed: int
 ) -> tuple[onnx.ModelProto, Result]:
+    """A way's recoveries share their plan, where the recovery has no say in it; `distill` takes its whole time."""
     scope, criterion, recovery = way.split(":")
-    epochs = args.distill if recovery == "distill" else 0
+    plan = args.plans / f"{path.stem}-{ratio}-{scope}-{criterion}-{seed}.json"
+    alone = recovery == "distill" or (recovery == "repair" and criterion == "reconstruction")
     found = onnxprune.slim(
         path, ratio=ratio, by=args.by, scope=scope, criterion=criterion, repair=REPAIRS[recovery],
-        multiple_of=args.multiple_of, distill=epochs, seed=seed,
+        multiple_of=args.multiple_of, distill=args.distill if recovery == "distill" else 0, seed=seed,
         calibration=Calibration(inputs, None, args.samples),
+        plan=plan if plan.exists() and not alone else None, save_plan=None if alone else plan,
     )  # fmt: skip
     return found.model, {"recovery": dict(found.recovery), "error": found.verified.max_rel_error}
 
@@ -112,8 +119,8 @@ def is_alike(result: Result, args: argparse.Namespace) -> bool:
 
 def table(results: list[Result]) -> Iterator[str]:
     """A line for each network, ratio and way: means over the seeds, the worst and the best accuracy."""
-    yield "| network | asked | way | seeds | MACs | params | dense | pruned | from-to | seconds |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "| network | asked | way | seeds | MACs | params | dense | pruned | from-to | agrees | seconds |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     rows: dict[tuple[str, float, str], list[Result]] = {}
     for result in results:
         rows.setdefault((result["net"], result["ratio"], result["way"]), []).append(result)
@@ -123,12 +130,12 @@ def table(results: list[Result]) -> Iterator[str]:
             yield f"| {net} | {ratio} | {way} | {len(found)} | {found[0]['failed']} |"
             continue
         mean = {name: float(np.mean([one[name] for one in sound])) for name in
-                ("macs", "params", "dense", "accuracy", "seconds")}  # fmt: skip
+                ("macs", "params", "dense", "accuracy", "agreement", "seconds")}  # fmt: skip
         right = [one["accuracy"] for one in sound]
         yield (
             f"| {net} | {ratio} | {way} | {len(sound)} | {mean['macs']:.3f} | {mean['params']:.3f} | "
             f"{mean['dense']:.1%} | {mean['accuracy']:.1%} | {min(right):.1%}-{max(right):.1%} | "
-            f"{mean['seconds']:.0f} |"
+            f"{mean['agreement']:.1%} | {mean['seconds']:.0f} |"
         )
 
 
@@ -146,6 +153,8 @@ def main() -> None:
     parser.add_argument("--distill", type=int, help="epochs (default: slim's own choice)")
     parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "oneshot.jsonl")
     args = parser.parse_args()
+    kept = tempfile.TemporaryDirectory()
+    args.plans = Path(kept.name)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("onnxprune").setLevel(logging.INFO)
     alike = [one for one in known(args.results) if is_alike(one, args)]
