@@ -8,7 +8,8 @@ NAME_calibration.npz and NAME_test.npz, for the CIFAR-10 ResNets train.npz and t
 SCOPE:CRITERION:RECOVERY (`cut`, `biases`, `statistics`, `repair` or `distill`) or PEER:CRITERION
 (tools/oneshot/peers.py). Each seed draws its own calibration inputs. What is measured is appended to the results, and
 what stands there is not measured again; the table tells the mean over the seeds. "Agrees" is the share of the test
-inputs (pixels, tokens) that the pruned network takes for what the original does, right or wrong.
+inputs (pixels, tokens) that the pruned network takes for what the original does, right or wrong; KL the divergence of
+its classes from the original's, in nats.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from onnxprune.calibration import Calibration
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "models")]
 import evaluate  # noqa: E402 - from models/
+from oneshot import reaching  # noqa: E402 - from tools/
 
 NETS = ("resnet20", "resnet32", "resnet44", "resnet56", "digits", "mnist", "camvid", "multi30k")
 WAYS = (
@@ -76,7 +78,16 @@ def measured(args: argparse.Namespace, net: str, ratio: float, way: str, seed: i
         result["dense"] = float((original == labels).mean())
         result["accuracy"] = float((guesses == labels).mean())
         result["agreement"] = float((guesses == original).mean())
+        result["divergence"] = diverged(path, made, test)
     return result
+
+
+def diverged(path: Path, made: onnx.ModelProto, test: Path) -> float:
+    """Mean KL divergence of the pruned network's classes from the original's on the test inputs, in nats."""
+    whole = onnx.load(path)
+    with np.load(test, allow_pickle=False) as arrays:
+        inputs = {value.name: evaluate.normalized(arrays[value.name]) for value in whole.graph.input}
+    return reaching.divergence(reaching.scores(whole, inputs), reaching.scores(made, inputs))
 
 
 def by_us(
@@ -119,8 +130,8 @@ def is_alike(result: Result, args: argparse.Namespace) -> bool:
 
 def table(results: list[Result]) -> Iterator[str]:
     """A line for each network, ratio and way: means over the seeds, the worst and the best accuracy."""
-    yield "| network | asked | way | seeds | MACs | params | dense | pruned | from-to | agrees | seconds |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    yield "| network | asked | way | seeds | MACs | params | dense | pruned | from-to | agrees | KL | seconds |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
     rows: dict[tuple[str, float, str], list[Result]] = {}
     for result in results:
         rows.setdefault((result["net"], result["ratio"], result["way"]), []).append(result)
@@ -130,12 +141,12 @@ def table(results: list[Result]) -> Iterator[str]:
             yield f"| {net} | {ratio} | {way} | {len(found)} | {found[0]['failed']} |"
             continue
         mean = {name: float(np.mean([one[name] for one in sound])) for name in
-                ("macs", "params", "dense", "accuracy", "agreement", "seconds")}  # fmt: skip
+                ("macs", "params", "dense", "accuracy", "agreement", "divergence", "seconds")}  # fmt: skip
         right = [one["accuracy"] for one in sound]
         yield (
             f"| {net} | {ratio} | {way} | {len(sound)} | {mean['macs']:.3f} | {mean['params']:.3f} | "
             f"{mean['dense']:.1%} | {mean['accuracy']:.1%} | {min(right):.1%}-{max(right):.1%} | "
-            f"{mean['agreement']:.1%} | {mean['seconds']:.0f} |"
+            f"{mean['agreement']:.1%} | {mean['divergence']:.2g} | {mean['seconds']:.0f} |"
         )
 
 
