@@ -36,12 +36,14 @@ from oneshot import reaching  # noqa: E402 - from tools/
 NETS = ("resnet20", "resnet32", "resnet44", "resnet56", "digits", "mnist", "camvid", "multi30k")
 WAYS = (
     "layer:l2:cut", "layer:l1:cut", "layer:gm:cut", "layer:bn:cut", "layer:wanda:cut", "layer:reconstruction:cut",
-    "global:l2:cut", "global:gm:cut", "global:wanda:cut", "global:reconstruction:cut", "sensitivity:l2:cut",
-    "sensitivity:wanda:cut", "sensitivity:reconstruction:cut", "layer:l2:repair", "layer:wanda:repair",
-    "layer:reconstruction:repair", "global:l2:repair", "global:wanda:repair", "global:reconstruction:repair",
-    "sensitivity:l2:repair", "sensitivity:wanda:repair", "sensitivity:reconstruction:repair",
-    "layer:l2:biases", "layer:l2:statistics", "sensitivity:wanda:biases", "sensitivity:wanda:statistics",
-    "layer:l2:distill", "sensitivity:wanda:distill", "sensitivity:reconstruction:distill",
+    "global:l2:cut", "global:gm:cut", "global:wanda:cut", "global:taylor:cut", "global:fisher:cut",
+    "global:reconstruction:cut", "sensitivity:l2:cut", "sensitivity:wanda:cut", "sensitivity:fisher:cut",
+    "sensitivity:reconstruction:cut", "layer:l2:biases", "layer:l2:statistics", "sensitivity:wanda:biases",
+    "sensitivity:wanda:statistics", "layer:l2:repair", "layer:wanda:repair", "layer:reconstruction:repair",
+    "global:l2:repair", "global:wanda:repair", "global:taylor:repair", "global:fisher:repair",
+    "global:reconstruction:repair", "sensitivity:l2:repair", "sensitivity:wanda:repair", "sensitivity:fisher:repair",
+    "sensitivity:reconstruction:repair", "layer:l2:distill", "sensitivity:l2:distill", "sensitivity:wanda:distill",
+    "sensitivity:fisher:distill", "sensitivity:reconstruction:distill",
 )  # fmt: skip
 
 REPAIRS = {
