@@ -29,41 +29,38 @@ def normalized(x: np.ndarray) -> np.ndarray:
     return ((x.astype(np.float32) / 255 - MEAN) / STD).transpose(0, 3, 1, 2)
 
 
-def predicted(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The class of the largest score, shaped like `y`; classes lie on axis 1, or on the last one for tokens."""
-    axis = 1 if scores.shape[:1] + scores.shape[2:] == y.shape else scores.ndim - 1
-    guesses: np.ndarray = scores.argmax(axis)
-    return guesses
+def classes_last(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Scores shaped like `y` and the classes behind; they lay on axis 1, or on the last one for tokens."""
+    return np.moveaxis(scores, 1, -1) if scores.shape[:1] + scores.shape[2:] == y.shape else scores
 
 
-def classified(model: Path | onnx.ModelProto, data: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and guesses, each (n,), of the images, pixels or tokens; what is labelled -1 is left out."""
+def scored(model: Path | onnx.ModelProto, data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (n,) and scores (n, classes) of the images, pixels or tokens; what is labelled -1 is left out."""
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
     session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     with np.load(data, allow_pickle=False) as arrays:
         inputs, y = {name: arrays[name] for name in names}, arrays["y"]
-    pairs = []
+    found = []
     for start in range(0, len(y), BATCH):
         part = slice(start, start + BATCH)
         scores = session.run(None, {name: normalized(values[part]) for name, values in inputs.items()})[0]
-        guesses, labels = predicted(scores, y[part]).ravel(), y[part].ravel()
-        pairs.append(np.stack([labels, guesses])[:, labels != IGNORED])
-    labels, guesses = np.concatenate(pairs, 1)
-    return labels, guesses
+        found.append(classes_last(scores, y[part])[y[part] != IGNORED])
+    return y[y != IGNORED], np.concatenate(found)
 
 
 def confusion(model: Path | onnx.ModelProto, data: Path) -> np.ndarray:
     """How often label i was taken for class j: int64 (classes, classes)."""
-    labels, guesses = classified(model, data)
+    labels, scores = scored(model, data)
+    guesses = scores.argmax(1)
     classes = int(max(labels.max(), guesses.max())) + 1
     return np.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
 
 
 def accuracy(model: Path | onnx.ModelProto, data: Path) -> float:
     """Share of the images, pixels or tokens whose largest score is their label's."""
-    labels, guesses = classified(model, data)
-    return float((guesses == labels).mean())
+    labels, scores = scored(model, data)
+    return float((scores.argmax(1) == labels).mean())
 
 
 def mean_iou(counts: np.ndarray) -> float:

@@ -7,7 +7,8 @@ NETS holds the networks of models/ as NAME.onnx; DATA their inputs, as the recip
 NAME_calibration.npz and NAME_test.npz, for the CIFAR-10 ResNets train.npz and test.npz. A way is
 SCOPE:CRITERION:RECOVERY (`cut`, `biases`, `statistics`, `repair` or `distill`) or PEER:CRITERION
 (tools/oneshot/peers.py). Each seed draws its own calibration inputs. What is measured is appended to the results, and
-what stands there is not measured again; the table tells the mean over the seeds. "Agrees" is the share of the test
+what stands there is not measured again; the table tells the mean over the seeds. Ways that share a plan count the
+seconds of finding it once, with the first; that of `distill` is always found anew. "Agrees" is the share of the test
 inputs (pixels, tokens) that the pruned network takes for what the original does, right or wrong; KL the divergence of
 its classes from the original's, in nats.
 """
@@ -76,20 +77,20 @@ def measured(args: argparse.Namespace, net: str, ratio: float, way: str, seed: i
     if made is not None:
         whole, left = onnxprune.inspect(path), onnxprune.inspect(made)
         result |= {by: getattr(left, by) / getattr(whole, by) for by in ("macs", "params")}
-        (labels, original), (_, guesses) = evaluate.classified(path, test), evaluate.classified(made, test)
-        result["dense"] = float((original == labels).mean())
-        result["accuracy"] = float((guesses == labels).mean())
-        result["agreement"] = float((guesses == original).mean())
-        result["divergence"] = diverged(path, made, test)
+        result |= compared(path, made, test)
     return result
 
 
-def diverged(path: Path, made: onnx.ModelProto, test: Path) -> float:
-    """Mean KL divergence of the pruned network's classes from the original's on the test inputs, in nats."""
-    whole = onnx.load(path)
-    with np.load(test, allow_pickle=False) as arrays:
-        inputs = {value.name: evaluate.normalized(arrays[value.name]) for value in whole.graph.input}
-    return reaching.divergence(reaching.scores(whole, inputs), reaching.scores(made, inputs))
+def compared(path: Path, made: onnx.ModelProto, test: Path) -> Result:
+    """How often the original and the pruned network are right and alike on the test inputs, and the mean KL
+    divergence of the pruned one's classes from the original's, in nats.
+    """
+    (labels, original), (_, pruned) = evaluate.scored(path, test), evaluate.scored(made, test)
+    wanted, guesses = original.argmax(1), pruned.argmax(1)
+    return {
+        "dense": float((wanted == labels).mean()), "accuracy": float((guesses == labels).mean()),
+        "agreement": float((guesses == wanted).mean()), "divergence": reaching.divergence(original, pruned),
+    }  # fmt: skip
 
 
 def by_us(
