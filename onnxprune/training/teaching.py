@@ -18,9 +18,11 @@ from onnxprune.training.data import Data
 from onnxprune.training.distillation import Distillation, Head
 from onnxprune.training.evaluate import outputs_of
 from onnxprune.training.folding import fold_norms
+from onnxprune.training.memory import kept
 from onnxprune.training.muon import MuonAndAdamW
 from onnxprune.training.schedule import factor
 from onnxprune.training.side_by_side import SideBySide
+from onnxprune.training.tasks import Outputs
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,10 @@ MEASURED = 256  # samples, to tell kinds of outputs from and to measure on
 WARMUP = 0.05
 TEMPERATURE = 4.0
 """At 1 the model learns to be less sure of itself before it learns the classes."""
+KEPT = 1 << 31
+"""Bytes that may be kept at once for backward passes: what needs more is divided further."""
+TOLD = 1 << 28
+"""Bytes of outputs that tell their kinds well enough."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +120,22 @@ class Lesson:
     @cached_property
     def loss(self) -> Distillation:
         """With the kinds and variances of the teacher's outputs."""
+        found: list[Outputs] = []
         with torch.no_grad():
-            found = [
-                outputs_of(self.teacher, batch)
-                for batch in self.batches.in_order(self.recipe.batch_size, MEASURED)
-            ]
+            for batch in self.batches.in_order(min(self.recipe.batch_size, self.at_once), MEASURED):
+                found.append(outputs_of(self.teacher, batch))
+                if len(found) * sum(output.nbytes for output in found[0]) >= TOLD:
+                    break
         heads = tuple(Head.of(torch.cat(outputs)) for outputs in zip(*found, strict=True))
         return Distillation(heads, TEMPERATURE)
+
+    @cached_property
+    def at_once(self) -> int:
+        """Samples whose backward passes find room side by side."""
+        if not self.recipe.divided:
+            return self.recipe.batch_size
+        one, weights = next(iter(self.batches.in_order(1, 1))), self.student.state_dict().values()
+        return max(KEPT // max(kept(lambda: outputs_of(self.student, one), weights), 1), 1)
 
     def apart(self, batch: Batch) -> Tensor:
         """The student's distance from the teacher on this batch."""
@@ -139,7 +154,8 @@ class Lesson:
         parts = [
             part
             for batch in self._mixed(self.held, steps)
-            for part in self.threads.map(of, batch.divided(self.threads.parts))
+            for together in self._together(batch)
+            for part in self.threads.map(of, together)
         ]
         return sum(loss * size for loss, size in parts) / sum(size for _, size in parts)
 
@@ -162,10 +178,21 @@ class Lesson:
             loss = self.apart(part) * (len(part) / len(batch))
             return loss.item(), torch.autograd.grad(loss, self.weights, materialize_grads=True)
 
-        losses, gradients = zip(*self.threads.map(of, batch.divided(self.threads.parts)), strict=True)
-        for weight, parts in zip(self.weights, zip(*gradients, strict=True), strict=True):
-            weight.grad = sum(parts[1:], parts[0])
-        return float(sum(losses))
+        total = 0.0
+        for weight in self.weights:
+            weight.grad = None
+        for together in self._together(batch):
+            for loss, gradients in self.threads.map(of, together):
+                total += loss
+                for weight, gradient in zip(self.weights, gradients, strict=True):
+                    weight.grad = gradient if weight.grad is None else weight.grad + gradient
+        return total
+
+    def _together(self, batch: Batch) -> Iterator[list[Batch]]:
+        """The parts of a batch that are at work side by side, in turn."""
+        rounds, each = -(-len(batch) // self.at_once), self.threads.parts
+        parts = batch.divided(rounds * each)
+        return (parts[start : start + each] for start in range(0, len(parts), each))
 
     def _mixed(self, batches: Batches, steps: int) -> Iterator[Batch]:
         """One batch for each step."""

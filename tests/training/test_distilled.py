@@ -6,12 +6,15 @@ import sys
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx.parser import parse_model
 
 from onnxprune.apart import Apart, take_apart
 from onnxprune.distilled import distilled
 from onnxprune.errors import TrainingError
 from onnxprune.session import open_session
+from onnxprune.training import evaluate, teaching
+from onnxprune.training.batches import Batch
 from onnxprune.training.data import from_arrays
 
 RNG = np.random.default_rng(0)
@@ -115,6 +118,24 @@ def test_images_are_mixed_unless_none_is_asked_for():
     assert any(not np.array_equal(mixed[name], plain[name]) for name in plain)
     with pytest.raises(TrainingError, match="augment 'blur' is unknown"):
         distilled(cut(), net(), SAMPLES, HELD, epochs=1, seed=0, augment="blur")
+
+
+def test_samples_that_need_more_room_are_learned_from_in_turn(monkeypatch):
+    slim, dense = cut(), net()
+    whole = distilled(slim, dense, SAMPLES, HELD, epochs=1, seed=0)
+    sizes = []
+
+    def outputs_of(module: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, ...]:
+        sizes.append(len(batch))
+        return evaluate.outputs_of(module, batch)
+
+    monkeypatch.setattr(teaching, "outputs_of", outputs_of)
+    monkeypatch.setattr(teaching, "KEPT", 1)
+    alone = distilled(slim, dense, SAMPLES, HELD, epochs=1, seed=0)
+    assert set(sizes) == {1}
+    assert set(alone) == set(whole)
+    for name, value in alone.items():
+        np.testing.assert_allclose(value, whole[name], rtol=1e-3, atol=1e-5)
 
 
 def test_a_prescribed_batch_is_kept_to():
