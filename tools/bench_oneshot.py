@@ -1,7 +1,8 @@
 """One shot compared: criteria x allocations x recovery, and two peers on the same files and calibration inputs.
 
     python tools/bench_oneshot.py NETS DATA [--nets resnet20 resnet56] [--ratios 0.7 0.5] [--seeds 0 1 2]
-                                  [--ways sensitivity:reconstruction:distill onnxsim:wanda ...] [--results FILE.jsonl]
+                                  [--ways sensitivity:reconstruction:distill onnxsim:wanda ...] [--noise 0.1]
+                                  [--results FILE.jsonl]
 
 NETS holds the networks of models/ as NAME.onnx; DATA their inputs, as the recipes there write them:
 NAME_calibration.npz and NAME_test.npz, for the CIFAR-10 ResNets train.npz and test.npz. A way is
@@ -10,7 +11,7 @@ SCOPE:CRITERION:RECOVERY (`cut`, `biases`, `statistics`, `repair` or `distill`) 
 what stands there is not measured again; the table tells the mean over the seeds. Ways that share a plan count the
 seconds of finding it once, with the first; that of `distill` is always found anew. "Agrees" is the share of the test
 inputs (pixels, tokens) that the pruned network takes for what the original does, right or wrong; KL the divergence of
-its classes from the original's, in nats.
+its classes from the original's, in nats. Where single images decide, `--noise 0.1` tests on eight copies of each.
 """
 
 import argparse
@@ -51,6 +52,9 @@ REPAIRS = {
     "cut": "none", "biases": "biases", "statistics": "statistics", "repair": "weights", "distill": "weights"
 }  # fmt: skip
 
+COPIES = 8
+"""Of each test input, where noise is added."""
+
 Result = dict[str, Any]
 
 
@@ -68,17 +72,34 @@ def measured(args: argparse.Namespace, net: str, ratio: float, way: str, seed: i
     """One network pruned in one way: what it keeps, how often it is right, and the seconds that it took."""
     path = args.networks / f"{net}.onnx"
     inputs = calibration(args.data, net, args.samples, seed)
-    test = args.data / ("test.npz" if net.startswith("resnet") else f"{net}_test.npz")
+    test = noisy(args.data / ("test.npz" if net.startswith("resnet") else f"{net}_test.npz"), args)
     start = time.perf_counter()
     made, told = (by_peer if way.count(":") == 1 else by_us)(args, path, inputs, ratio, way, seed)
     seconds = time.perf_counter() - start
     result = {"net": net, "ratio": ratio, "by": args.by, "way": way, "seed": seed, "samples": args.samples,
-              "multiple": args.multiple_of, "distill": args.distill, "seconds": round(seconds, 1), **told}  # fmt: skip
+              "multiple": args.multiple_of, "distill": args.distill, "noise": args.noise, "seconds": round(seconds, 1),
+              **told}  # fmt: skip
     if made is not None:
         whole, left = onnxprune.inspect(path), onnxprune.inspect(made)
         result |= {by: getattr(left, by) / getattr(whole, by) for by in ("macs", "params")}
         result |= compared(path, made, test)
     return result
+
+
+def noisy(test: Path, args: argparse.Namespace) -> Path:
+    """Copies of the test inputs with Gaussian noise, `args.noise` times their standard deviation; at 0 as they are."""
+    if not args.noise:
+        return test
+    made: Path = args.kept / f"noisy_{test.name}"
+    if not made.exists():
+        with np.load(test, allow_pickle=False) as arrays:
+            copied = {name: np.concatenate([evaluate.normalized(arrays[name])] * COPIES) for name in arrays.files}
+        random = np.random.default_rng(0)
+        for name in [name for name, values in copied.items() if name != "y" and values.dtype.kind == "f"]:
+            noise = random.normal(0, args.noise * copied[name].std(), copied[name].shape)
+            copied[name] = copied[name] + noise.astype(np.float32)
+        np.savez(made, **copied)
+    return made
 
 
 def compared(path: Path, made: onnx.ModelProto, test: Path) -> Result:
@@ -98,7 +119,7 @@ def by_us(
 ) -> tuple[onnx.ModelProto, Result]:
     """A way's recoveries share their plan, where the recovery has no say in it; `distill` takes its whole time."""
     scope, criterion, recovery = way.split(":")
-    plan = args.plans / f"{path.stem}-{ratio}-{scope}-{criterion}-{seed}.json"
+    plan = args.kept / f"{path.stem}-{ratio}-{scope}-{criterion}-{seed}.json"
     alone = recovery == "distill" or (recovery == "repair" and criterion == "reconstruction")
     found = onnxprune.slim(
         path, ratio=ratio, by=args.by, scope=scope, criterion=criterion, repair=REPAIRS[recovery],
@@ -127,8 +148,9 @@ def known(path: Path) -> list[Result]:
 
 def is_alike(result: Result, args: argparse.Namespace) -> bool:
     """Whether it was measured with the same settings."""
-    wanted = {"by": args.by, "samples": args.samples, "multiple": args.multiple_of, "distill": args.distill}
-    return wanted.items() <= result.items()
+    wanted = {"by": args.by, "samples": args.samples, "multiple": args.multiple_of, "distill": args.distill,
+              "noise": args.noise}  # fmt: skip
+    return wanted.items() <= ({"noise": 0.0} | result).items()
 
 
 def table(results: list[Result]) -> Iterator[str]:
@@ -165,10 +187,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--multiple-of", type=lambda text: text if text == "auto" else int(text), default=1)
     parser.add_argument("--distill", type=int, help="epochs (default: slim's own choice)")
+    parser.add_argument("--noise", type=float, default=0.0, help="in test inputs, as a share of their deviation")
     parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "oneshot.jsonl")
     args = parser.parse_args()
     kept = tempfile.TemporaryDirectory()
-    args.plans = Path(kept.name)
+    args.kept = Path(kept.name)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("onnxprune").setLevel(logging.INFO)
     alike = [one for one in known(args.results) if is_alike(one, args)]
