@@ -36,6 +36,8 @@ class Anatomy:
     moments: dict[str, Moments] = field(default_factory=dict)
     """Of the whole model, by the contraction's name."""
     heads: list[Head] = field(default_factory=list)
+    read: int = 0
+    """Bytes that all contractions read of one batch, in the whole model."""
 
     @staticmethod
     def of(parts: Apart, frozen: dict[str, str], seed: int) -> "Anatomy":
@@ -71,6 +73,7 @@ class Anatomy:
             values = piece(batch)
             if not self.heads:
                 self.heads = heads([values[self.pieces.value(name)] for name in self.pieces.outputs])
+                self.read = sum(values[name].nbytes for name in set(names.values()))
             for one in self.contractions:
                 x = values[names[one.name]]
                 chosen = one.pick(x.shape, POSITIONS, self.draw(one, number))

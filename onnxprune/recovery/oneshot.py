@@ -41,11 +41,13 @@ FITTED = 1024
 """Least squares takes so many samples at the most; more serve distillation."""
 TAUGHT = 1.7e13
 """Multiply-accumulates of an unasked distillation: about three minutes on two cores."""
+CARRIED = 5e11
+"""And bytes that its contractions read: as long on two cores, for networks that move more than they compute."""
 EPOCHS = 40
 """And no more than so many times over the samples where half of the model is left, or as often as there are layers:
 deeper networks learn longer."""
-FEWEST = 4
-"""Fewer are not begun: they take long where a model is large, and teach little."""
+FEWEST = 1280
+"""Samples, however often each. If no more can be paid for, it is not begun: forty steps teach next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,9 @@ def taught(found: OneShot, parts: Apart, anatomy: Anatomy, batches: Batches, epo
 def taught_if_it_can_be(found: OneShot, parts: Apart, anatomy: Anatomy, batches: Batches) -> OneShot:
     """As `taught`, for as many epochs as pay; without it, and with a word in the log, where it cannot be."""
     left = float(anatomy.costs.fraction("macs", found.plan.counts(anatomy.groups)))
-    whole = len(batches) * batches.size * float(anatomy.costs.total["macs"])
-    epochs = epochs_that_pay(whole, left, len(anatomy.contractions))
+    samples = len(batches) * batches.size
+    work = float(anatomy.costs.total["macs"]), anatomy.read / batches.size
+    epochs = epochs_that_pay(samples, *work, left, len(anatomy.contractions))
     if not epochs:
         return found
     try:
@@ -190,13 +193,14 @@ def taught_if_it_can_be(found: OneShot, parts: Apart, anatomy: Anatomy, batches:
         return found
 
 
-def epochs_that_pay(whole: float, left: float, layers: int) -> int:
-    """Of distillation, where the whole model takes so many multiply-accumulates for all samples once, and the share
-    `left` of them is left.
+def epochs_that_pay(samples: int, macs: float, read: float, left: float, layers: int) -> int:
+    """Of distillation, where for one sample the whole model takes `macs` and its contractions read so many bytes, and
+    the share `left` of it is left.
     """
-    most = max(EPOCHS, layers) * (1 + 3 / 2)
-    epochs = int(min(TAUGHT / max(whole, 1.0), most) / (1 + 3 * left))  # the teacher; there and back
-    return epochs if epochs >= FEWEST else 0
+    each = 1 + 3 * left  # the teacher; there and back
+    paid = min(TAUGHT / max(macs, 1.0), CARRIED / max(read, 1.0)) / each
+    most = max(EPOCHS, layers) * (1 + 3 / 2) / each
+    return int(min(paid / samples, most)) if paid >= FEWEST else 0
 
 
 def _better(anatomy: Anatomy, held: Batches, before: OneShot, after: OneShot) -> OneShot:

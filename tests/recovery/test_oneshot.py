@@ -270,18 +270,24 @@ def test_what_lies_on_disk_gives_the_same_as_what_lies_in_memory(monkeypatch: py
 
 
 def test_it_is_longer_where_less_is_left_and_the_network_deeper():
-    small = 4e10  # ResNet-20, 1,024 images
-    assert epochs_that_pay(small, 0.5, 20) == 40
-    assert epochs_that_pay(small, 0.7, 20) < 40 < epochs_that_pay(small, 0.3, 20)
-    assert epochs_that_pay(small, 0.5, 57) == 57
-    assert 57 > epochs_that_pay(3 * small, 0.5, 57) > 50  # what it may cost comes first
+    small = 1024, 4e7, 8e5  # ResNet-20
+    assert epochs_that_pay(*small, 0.5, 20) == 40
+    assert epochs_that_pay(*small, 0.7, 20) < 40 < epochs_that_pay(*small, 0.3, 20)
+    assert epochs_that_pay(*small, 0.5, 57) == 57
+    assert 57 > epochs_that_pay(3 * 1024, 4e7, 8e5, 0.5, 57) > 50  # what it may cost comes first
 
 
 def test_it_is_shorter_for_large_models_and_not_begun_for_the_largest():
-    resnet, transformer = 256 * 4.1e9, 256 * 17.6e9
-    assert 4 <= epochs_that_pay(resnet, 0.5, 54) < 10
-    assert epochs_that_pay(transformer, 0.5, 100) == 0
-    assert epochs_that_pay(0, 0.5, 2) == 40  # of a model without products
+    resnet18, resnet50 = (1.8e9, 7e6), (4.1e9, 4e7)
+    assert [epochs_that_pay(samples, *resnet18, 0.5, 20) for samples in (64, 256, 1024)] == [40, 14, 3]
+    assert [epochs_that_pay(samples, *resnet50, 0.5, 54) for samples in (64, 256, 1024)] == [25, 6, 1]
+    assert [epochs_that_pay(samples, 1.76e10, 5e7, 0.5, 96) for samples in (64, 256, 1024)] == [0, 0, 0]  # ViT-B/16
+    assert epochs_that_pay(64, 0, 0, 0.5, 2) == 40  # of a model without products
+
+
+def test_networks_of_few_products_pay_for_what_they_move():
+    mobile = 1024, 3e8, 2.7e7  # MobileNetV2
+    assert 6 <= epochs_that_pay(*mobile, 0.5, 53) < epochs_that_pay(*mobile[:2], 0, 0.5, 53) / 2
 
 
 # ---- what cannot be asked
