@@ -93,11 +93,13 @@ def noisy(test: Path, args: argparse.Namespace) -> Path:
     made: Path = args.kept / f"noisy_{test.name}"
     if not made.exists():
         with np.load(test, allow_pickle=False) as arrays:
-            copied = {name: np.concatenate([evaluate.normalized(arrays[name])] * COPIES) for name in arrays.files}
+            copied = {name: np.concatenate([arrays[name]] * COPIES) for name in arrays.files}
         random = np.random.default_rng(0)
-        for name in [name for name, values in copied.items() if name != "y" and values.dtype.kind == "f"]:
-            noise = random.normal(0, args.noise * copied[name].std(), copied[name].shape)
-            copied[name] = copied[name] + noise.astype(np.float32)
+        for name in [name for name in copied if name != "y"]:
+            values = evaluate.normalized(copied[name])
+            if values.dtype.kind == "f":
+                noise = random.normal(0, args.noise * values.std(), values.shape)
+                copied[name] = values + noise.astype(np.float32)
         np.savez(made, **copied)
     return made
 

@@ -182,8 +182,8 @@ def taught_if_it_can_be(found: OneShot, parts: Apart, anatomy: Anatomy, batches:
     """As `taught`, for as many epochs as pay; without it, and with a word in the log, where it cannot be."""
     left = float(anatomy.costs.fraction("macs", found.plan.counts(anatomy.groups)))
     samples = len(batches) * batches.size
-    work = float(anatomy.costs.total["macs"]), anatomy.read / batches.size
-    epochs = epochs_that_pay(samples, *work, left, len(anatomy.contractions))
+    macs, read = float(anatomy.costs.total["macs"]), anatomy.read / batches.size
+    epochs = epochs_that_pay(samples, macs, read, left, len(anatomy.contractions))
     if not epochs:
         return found
     try:

@@ -188,11 +188,10 @@ class Lesson:
                     weight.grad = gradient if weight.grad is None else weight.grad + gradient
         return total
 
-    def _together(self, batch: Batch) -> Iterator[list[Batch]]:
+    def _together(self, batch: Batch) -> list[list[Batch]]:
         """The parts of a batch that are at work side by side, in turn."""
-        rounds, each = -(-len(batch) // self.at_once), self.threads.parts
-        parts = batch.divided(rounds * each)
-        return (parts[start : start + each] for start in range(0, len(parts), each))
+        rounds = -(-len(batch) // self.at_once)
+        return [part.divided(self.threads.parts) for part in batch.divided(rounds)]
 
     def _mixed(self, batches: Batches, steps: int) -> Iterator[Batch]:
         """One batch for each step."""
